@@ -1,0 +1,1 @@
+"""`collapse`: has this saved model collapsed?"""

@@ -1,0 +1,1 @@
+"""Analyzers of the attention maps that the weights alone make."""

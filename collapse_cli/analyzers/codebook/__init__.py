@@ -1,0 +1,1 @@
+"""Codebooks of vector-quantised models."""

@@ -1,0 +1,1 @@
+"""Neurons and channels: dead ones, repeated ones, and the normalisation that scales them."""

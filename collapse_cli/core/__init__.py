@@ -1,0 +1,1 @@
+"""The words: plain frozen data, standard library and pydantic only, never torch."""

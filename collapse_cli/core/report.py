@@ -1,0 +1,196 @@
+"""The report: the one truth of which every output is a view, and the public JSON contract."""
+
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, final
+
+from collapse_cli.core.finding import Finding, Severity
+from collapse_cli.core.manual import Manual
+from collapse_cli.core.metric import Measurement
+from collapse_cli.core.site import Site
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Coverage",
+    "Failure",
+    "Outcome",
+    "Part",
+    "PolicyRecord",
+    "Provenance",
+    "Report",
+    "Skip",
+    "Status",
+    "Subject",
+    "Tool",
+    "Verdict",
+    "from_json",
+    "json_schema",
+    "to_json",
+]
+
+#: Additions raise the second number, removals and renames the first.
+SCHEMA_VERSION = "1.0"
+
+Outcome = Literal["pass", "fail", "incomplete", "empty"]
+Status = Literal["complete", "partial", "failed", "empty"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """What was not analysed, and why. Without an analyzer: a wanted site that could not be read."""
+
+    analyzer: str | None
+    site: str | None
+    reason: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What was tried and could not be done: the subject is partial, or failed when neither is named."""
+
+    analyzer: str | None
+    site: str | None
+    error: str
+    message: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How many tensors there are, how many some analyzer wants, and how many were read."""
+
+    sites: int
+    wanted: int
+    read: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One side of a pair, or one step of a run."""
+
+    id: str
+    path: str
+    digest: str | None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One checkpoint, dump, pair or run, and everything that was found out about it."""
+
+    id: str
+    path: str
+    kind: Literal["checkpoint", "dump", "pair", "run"]
+    format: str
+    digest: str | None
+    bytes: int
+    status: Status
+    coverage: Coverage
+    sites: tuple[Site, ...] = ()
+    measurements: tuple[Measurement, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    skips: tuple[Skip, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    parts: tuple[Part, ...] = ()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """The program that made the report."""
+
+    name: str
+    version: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class PolicyRecord:
+    """The configuration file in force, and the digest of what it said."""
+
+    file: str | None
+    digest: str | None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """How the report was made: the only volatile part of it."""
+
+    started: str
+    seconds: float
+    command: tuple[str, ...]
+    python: str
+    torch: str | None
+    device: str
+    seed: int
+    intent: str | None
+    analyzers: tuple[str, ...]
+    policy: PolicyRecord
+    plugins: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer: `pass` (exit 0), `fail` (1), `incomplete` (2) or `empty` (3), and what it counts."""
+
+    outcome: Outcome
+    fail_on: Severity
+    findings: dict[str, int] = field(default_factory=dict)
+    suppressed: dict[str, int] = field(default_factory=dict)
+    failures: int = 0
+    skips: int = 0
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One run of `collapse`, whole: it is re-judged, explained and rendered without the model."""
+
+    schema_version: str
+    tool: Tool
+    provenance: Provenance
+    manuals: tuple[Manual, ...]
+    subjects: tuple[Subject, ...]
+    verdict: Verdict
+    exit_code: int
+
+    def manual(self, analyzer: str) -> Manual | None:
+        """The manual of an analyzer, if the report carries it."""
+        return next((manual for manual in self.manuals if manual.name == analyzer), None)
+
+
+@cache
+def _adapter() -> "TypeAdapter[Report]":
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Report)
+
+
+def to_json(report: Report, *, indent: int | None = None) -> str:
+    """The report as one JSON object, without NaN and with the keys in the order of the contract."""
+    import json
+
+    return json.dumps(_adapter().dump_python(report, mode="json"), indent=indent, allow_nan=False, ensure_ascii=False)
+
+
+def from_json(text: str | bytes) -> Report:
+    """The report that `to_json` wrote, equal to the original.
+
+    Raises:
+        pydantic.ValidationError: the text is not a report of this schema.
+    """
+    return _adapter().validate_json(text)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a report."""
+    return _adapter().json_schema()

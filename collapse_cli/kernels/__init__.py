@@ -1,0 +1,16 @@
+"""Mathematics on one site; never an analyzer, a file or a limit.
+
+The submodules import torch, so they are loaded when an attribute of them is first asked for (SPEC 1): an analyzer
+writes `kernels.spectrum.singular_values(weight)` and still imports without torch.
+"""
+
+from typing import TYPE_CHECKING
+
+import lazy_loader
+
+if TYPE_CHECKING:
+    from collapse_cli.kernels import attention_logits, embedding_rows, frames, neighbours, precision, rank_correlation, spectrum, views
+
+_SUBMODULES = ["neighbours", "precision", "spectrum", "views"]
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submodules=_SUBMODULES)

@@ -1,0 +1,379 @@
+"""How close the rows of a matrix come to one another: largest cosines and their null, nearest distances, merging."""
+
+import functools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+__all__ = [
+    "EXHAUSTIVE_ROWS",
+    "CosineExtremes",
+    "cosine_extremes",
+    "largest_cosine_null",
+    "median_pair_distance",
+    "mergeable_count",
+    "nearest_distances",
+    "neighbour_ratio_null",
+    "pair_cosines",
+    "pair_distances",
+]
+
+#: Rows up to which every pair is compared; beyond, pairs are proposed by hashing and then verified.
+EXHAUSTIVE_ROWS = 65536
+#: Entries of one working block: 16 MiB in float32.
+_BLOCK_ENTRIES = 1 << 22
+#: Rounding of a float32 dot product of unit rows stays below this up to 10⁵ features (measured 4e-7 at 4096).
+_FLOAT32_MARGIN = 1e-5
+#: 256 sign bits in 16 bands of 16: a pair at cosine 0.999 agrees in a band with (1 − acos(.999)/π)¹⁶ = .795, so it is
+#: missed by all bands with 1e-11, while a random pair is proposed with 4.9e-4 (Charikar 2002, sign projections).
+_BANDS, _BAND_BITS = 16, 16
+#: Partners verified per row and band: more share a bucket only where most rows are alike, and then the nearest
+#: in the order of the next bands suffice to find a copy.
+_WINDOW = 64
+#: Rows up to which the median distance is exact, and the size of the sample beyond: half a million pairs.
+_MEDIAN_ROWS = 1024
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class CosineExtremes:
+    """The largest and smallest cosine between two different rows, and per row that of its nearest and most opposite row.
+
+    Float64 on the CPU. A zero row has cosine 0 with every row. `closest` are the two rows that reach `maximum`.
+    Without `is_exhaustive`, rows are compared where hashing proposes it: `nearest` and `maximum` are then lower bounds,
+    `opposite` and `minimum` upper bounds, that are missed by a pair beyond ±0.999 with a probability of 1e-11.
+    """
+
+    maximum: float
+    minimum: float
+    nearest: Float[Tensor, " rows"]
+    opposite: Float[Tensor, " rows"]
+    closest: tuple[int, int]
+    is_exhaustive: bool = True
+
+
+def cosine_extremes(
+    rows: Float[Tensor, "rows features"], *, thresholds: tuple[float, ...] = (0.999, -0.999)
+) -> CosineExtremes:
+    """The extreme cosines between different rows; all 0 for fewer than two rows.
+
+    A float32 Gram of unit rows, in blocks, finds the partners; their cosines are then taken in float64. On which side
+    of a threshold (> 0: of the nearest, < 0: of the most opposite row) a row lies is exact.
+    """
+    count = rows.shape[0]
+    if count < 2 or rows.shape[1] == 0:
+        zeros = torch.zeros(count, dtype=torch.float64)
+        return CosineExtremes(0.0, 0.0, zeros, zeros.clone(), (0, 0))
+    if count > EXHAUSTIVE_ROWS:
+        return _hashed_extremes(rows)
+    units = _unit_rows(rows)
+    above, below = _extreme_partners(units)
+    everyone = torch.arange(count, device=rows.device)
+    nearest = pair_cosines(rows, everyone, above)
+    opposite = pair_cosines(rows, everyone, below)
+    for threshold in thresholds:
+        found, largest = (nearest, True) if threshold > 0 else (opposite, False)
+        doubtful = ((found - threshold).abs() < _FLOAT32_MARGIN).nonzero().flatten()
+        found[doubtful] = _exact_extremes(rows, doubtful.to(rows.device), largest=largest)
+    top = int(nearest.argmax())
+    return CosineExtremes(
+        float(nearest[top]), float(opposite.min()), nearest, opposite, (top, int(above[top]))
+    )
+
+
+def _unit_rows(rows: Float[Tensor, "rows features"]) -> Float[Tensor, "rows features"]:
+    units = torch.empty(rows.shape, dtype=torch.float32, device=rows.device)
+    step = max(1, _BLOCK_ENTRIES // rows.shape[1])
+    for start in range(0, rows.shape[0], step):
+        units[start : start + step] = _normalised(rows[start : start + step])
+    return units
+
+
+def _normalised(block: Float[Tensor, "rows features"]) -> Float[Tensor, "rows features"]:
+    block = block.to(torch.float64)
+    norms = block.norm(dim=1, keepdim=True)
+    return block / norms.masked_fill(norms == 0.0, 1.0)
+
+
+def _extreme_partners(
+    units: Float[Tensor, "rows features"],
+) -> tuple[Int[Tensor, " rows"], Int[Tensor, " rows"]]:
+    """Index of the row at the largest and at the smallest cosine; each pair is computed once."""
+    count = units.shape[0]
+    highest = torch.full((count,), -2.0, device=units.device)
+    lowest = torch.full((count,), 2.0, device=units.device)
+    above = torch.zeros(count, dtype=torch.int64, device=units.device)
+    below = torch.zeros_like(above)
+    step = max(1, _BLOCK_ENTRIES // count)
+    for start in range(0, count, step):
+        cosines = units[start : start + step] @ units[start:].T
+        size = cosines.shape[0]
+        for best, partner, largest in ((highest, above, True), (lowest, below, False)):
+            cosines.diagonal().fill_(-2.0 if largest else 2.0)
+            _improve(best[start : start + size], partner[start : start + size], cosines, largest=largest, offset=start)
+            if start + size < count:
+                rest = cosines[:, size:].T
+                _improve(best[start + size :], partner[start + size :], rest, largest=largest, offset=start)
+    return above, below
+
+
+def _improve(
+    best: Float[Tensor, " rows"],
+    partner: Int[Tensor, " rows"],
+    cosines: Float[Tensor, "rows others"],
+    *,
+    largest: bool,
+    offset: int,
+) -> None:
+    """Better values and their partners are written into `best` and `partner`, slices of the caller's."""
+    value, index = cosines.max(1) if largest else cosines.min(1)
+    better = value > best if largest else value < best
+    best[better] = value[better]
+    partner[better] = index[better] + offset
+
+
+def _exact_extremes(
+    rows: Float[Tensor, "rows features"], chosen: Int[Tensor, " chosen"], *, largest: bool
+) -> Float[Tensor, " chosen"]:
+    """The extreme cosine of a few rows against all, in float64."""
+    result = torch.full((chosen.numel(),), -2.0 if largest else 2.0, dtype=torch.float64, device=rows.device)
+    if chosen.numel() == 0:
+        return result.cpu()
+    left = _normalised(rows[chosen])
+    step = max(1, _BLOCK_ENTRIES // max(rows.shape[1], chosen.numel()))
+    for start in range(0, rows.shape[0], step):
+        cosines = left @ _normalised(rows[start : start + step]).T
+        itself = chosen[:, None] == torch.arange(start, start + cosines.shape[1], device=rows.device)
+        if largest:
+            result = torch.maximum(result, cosines.masked_fill(itself, -2.0).amax(1))
+        else:
+            result = torch.minimum(result, cosines.masked_fill(itself, 2.0).amin(1))
+    return result.clamp(-1.0, 1.0).cpu()
+
+
+def pair_cosines(
+    rows: Float[Tensor, "rows features"], left: Int[Tensor, " pairs"], right: Int[Tensor, " pairs"]
+) -> Float[Tensor, " pairs"]:
+    """Cosines of given pairs of rows, float64 on the CPU, in blocks; 0 where a row is zero."""
+    parts = [
+        (_normalised(rows[a]) * _normalised(rows[b])).sum(1).clamp(-1.0, 1.0).cpu()
+        for a, b in _pair_blocks(rows, left, right)
+    ]
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
+
+
+def pair_distances(
+    rows: Float[Tensor, "rows features"], left: Int[Tensor, " pairs"], right: Int[Tensor, " pairs"]
+) -> Float[Tensor, " pairs"]:
+    """Euclidean distances of given pairs of rows, float64 on the CPU, from differences, in blocks."""
+    parts = [(rows[a].double() - rows[b].double()).norm(dim=1).cpu() for a, b in _pair_blocks(rows, left, right)]
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
+
+
+def _pair_blocks(
+    rows: Float[Tensor, "rows features"], left: Int[Tensor, " pairs"], right: Int[Tensor, " pairs"]
+) -> list[tuple[Tensor, Tensor]]:
+    step = max(1, _BLOCK_ENTRIES // max(rows.shape[1], 1))
+    left, right = left.to(rows.device), right.to(rows.device)
+    return list(zip(left.split(step), right.split(step), strict=True)) if left.numel() else []
+
+
+@functools.cache
+def largest_cosine_null(count: int, dimension: int) -> float:
+    """The typical largest cosine of `count` independent uniform directions in `dimension` dimensions, "Beta(K,d)".
+
+    (1 + cos)/2 is Beta((d−1)/2, (d−1)/2); taken at the quantile 1 − 2/(K(K−1)), at which one of the K(K−1)/2 pairs is
+    expected beyond. 0 for fewer than two directions, at least 0 otherwise; 1 in one dimension.
+    """
+    from scipy.special import betaincinv
+
+    if count < 2:
+        return 0.0
+    if dimension < 2:
+        return 1.0
+    shape = (dimension - 1) / 2
+    # from the lower tail, by symmetry: 1 − 2/(K(K−1)) itself runs out of digits
+    return max(0.0, 1.0 - 2.0 * float(betaincinv(shape, shape, 2.0 / (count * (count - 1)))))
+
+
+def _hashed_extremes(rows: Float[Tensor, "rows features"]) -> CosineExtremes:
+    count = rows.shape[0]
+    nearest = torch.zeros(count, dtype=torch.float64)
+    opposite = torch.zeros(count, dtype=torch.float64)
+    best, closest = -2.0, (0, 0)
+    for left, right in _proposed_pairs(_band_keys(rows)):
+        cosines = pair_cosines(rows, left, right)
+        for side in (left, right):
+            nearest.scatter_reduce_(0, side, cosines, "amax")
+            opposite.scatter_reduce_(0, side, cosines, "amin")
+        top = int(cosines.argmax())
+        if float(cosines[top]) > best:
+            best, closest = float(cosines[top]), (int(left[top]), int(right[top]))
+    return CosineExtremes(
+        float(nearest.max()), float(opposite.min()), nearest, opposite, closest, is_exhaustive=False
+    )
+
+
+def _band_keys(rows: Float[Tensor, "rows features"]) -> Int[Tensor, "rows bands"]:
+    """Sign bits as one integer per band, the same for a row and its negative. The projection is fixed, seeded."""
+    generator = torch.Generator().manual_seed(0)
+    projection = torch.randn(rows.shape[1], _BANDS * _BAND_BITS, generator=generator).to(rows.device)
+    place = 2 ** torch.arange(_BAND_BITS, device=rows.device)
+    keys = []
+    for block in rows.split(max(1, _BLOCK_ENTRIES // max(rows.shape[1], _BANDS * _BAND_BITS))):
+        bits = (_normalised(block).float() @ projection > 0).view(-1, _BANDS, _BAND_BITS)
+        keys.append(((bits ^ bits[..., :1]) * place).sum(2).cpu())
+    return torch.cat(keys)
+
+
+def _proposed_pairs(keys: Int[Tensor, "rows bands"]) -> Iterator[tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"]]]:
+    """Pairs that share a band, at most `_WINDOW` partners per row and band, in the order of the following bands."""
+    for band in range(_BANDS):
+        first, second, third = (keys[:, (band + shift) % _BANDS] for shift in range(3))
+        order = (((first << _BAND_BITS) + second << _BAND_BITS) + third).argsort(stable=True)
+        bucket = first[order]
+        for shift in range(1, _WINDOW + 1):
+            same = (bucket[shift:] == bucket[:-shift]).nonzero().flatten()
+            if same.numel() == 0:
+                break
+            yield order[same], order[same + shift]
+
+
+def nearest_distances(rows: Float[Tensor, "rows features"]) -> Float[Tensor, " rows"]:
+    """Euclidean distance of every row to its nearest other row, float64 on the CPU; empty for fewer than two rows.
+
+    A float32 Gram of centred rows finds the partner, whose distance is then taken from the difference in float64; rows
+    so close that float32 may have picked the wrong partner are compared with all others in float64.
+    """
+    count = rows.shape[0]
+    if count < 2:
+        return torch.zeros(0, dtype=torch.float64)
+    centred = rows.double() - rows.double().mean(0)
+    scale = float(centred.abs().max())
+    if scale == 0.0:
+        return torch.zeros(count, dtype=torch.float64)
+    centred /= scale
+    partner = _nearest_partners(centred.float())
+    distances = pair_distances(centred, torch.arange(count), partner)
+    reach = centred.norm(dim=1).cpu()
+    doubtful = (distances < 1e-2 * reach).nonzero().flatten().to(rows.device)
+    squares = centred.square().sum(1)
+    for chosen in doubtful.split(max(1, _BLOCK_ENTRIES // count)) if doubtful.numel() else ():
+        between = squares[chosen, None] + squares - 2.0 * centred[chosen] @ centred.T
+        between.scatter_(1, chosen[:, None], math.inf)
+        distances[chosen.cpu()] = pair_distances(centred, chosen, between.argmin(1))
+    return distances * scale
+
+
+def _nearest_partners(rows: Float[Tensor, "rows features"]) -> Int[Tensor, " rows"]:
+    squares = rows.square().sum(1)
+    partner = torch.zeros(rows.shape[0], dtype=torch.int64, device=rows.device)
+    step = max(1, _BLOCK_ENTRIES // rows.shape[0])
+    for start in range(0, rows.shape[0], step):
+        block = rows[start : start + step]
+        # ‖x − y‖² − ‖x‖²: the term of the row itself does not move its minimum
+        between = torch.addmm(squares, block, rows.T, alpha=-2.0)
+        between.diagonal(start).fill_(math.inf)
+        partner[start : start + step] = between.argmin(1)
+    return partner
+
+
+def median_pair_distance(rows: Float[Tensor, "rows features"]) -> float:
+    """Median Euclidean distance of two different rows; 0 for fewer than two.
+
+    Exact up to 1,024 rows; beyond, among 1,024 rows drawn by a fixed seed.
+    """
+    count = rows.shape[0]
+    if count < 2:
+        return 0.0
+    if count > _MEDIAN_ROWS:
+        drawn = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:_MEDIAN_ROWS]
+        rows = rows[drawn.to(rows.device)]
+    centred = rows.double() - rows.double().mean(0)
+    squares = centred.square().sum(1)
+    squared = torch.addmm(squares[:, None] + squares, centred, centred.T, alpha=-2.0)
+    upper = torch.ones_like(squared, dtype=torch.bool).triu_(1)
+    return math.sqrt(max(float(squared[upper].median()), 0.0))
+
+
+@functools.cache
+def neighbour_ratio_null(count: int, dimension: int) -> float:
+    """Median nearest over median pair distance of `count` Gaussian points, from 512 of them (seeded; error about 0.5 %)."""
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn(count, dimension, generator=generator)
+    asked = points[: min(count, 512)]
+    distances = torch.cdist(asked, points)
+    distances.diagonal().fill_(math.inf)
+    nearest = float(distances.amin(1).median())
+    return nearest / float(distances[distances.isfinite()].median())
+
+
+def mergeable_count(
+    rows: Float[Tensor, "rows features"], nearest_cosines: Float[Tensor, " rows"], *, limit: float
+) -> int:
+    """Merges until no two of the remaining points lie within `limit`: the closest two become their weighted mean.
+
+    Rows of norm r whose nearest cosine is c have no neighbour within r·√(1 − c²), c ≥ 0: usually nothing can merge, and
+    that is then known without a distance. Otherwise rows² float32 in memory and O(rows) per merge.
+    """
+    norms = torch.cat([block.double().norm(dim=1) for block in rows.split(_MEDIAN_ROWS)]).cpu()
+    isolation = norms * (1.0 - nearest_cosines.clamp(0.0, 1.0).square()).sqrt()
+    candidates = (isolation <= limit).nonzero().flatten().to(rows.device)
+    if candidates.numel() < 2 or float(nearest_distances(rows[candidates]).min()) > limit:
+        return 0
+    return _merges(_squared_distances(rows), limit=limit)
+
+
+def _squared_distances(rows: Float[Tensor, "rows features"]) -> "npt.NDArray[np.float32]":
+    """‖x − y‖² of all pairs, infinite on the diagonal; taken in float64, kept in float32."""
+    centred = rows.double() - rows.double().mean(0)
+    squares = centred.square().sum(1)
+    squared = torch.empty(rows.shape[0], rows.shape[0], device=rows.device)
+    step = max(1, _BLOCK_ENTRIES // rows.shape[0])
+    for start in range(0, rows.shape[0], step):
+        block = centred[start : start + step]
+        between = squares[start : start + step, None] + squares
+        squared[start : start + step] = between.addmm_(block, centred.T, alpha=-2.0).clamp_min_(0.0)
+    squared.fill_diagonal_(math.inf)
+    return squared.cpu().numpy()
+
+
+def _merges(squared: "npt.NDArray[np.float32]", *, limit: float) -> int:
+    """Centroid linkage up to a distance, with nearest neighbours kept as lower bounds (Müllner 2011, generic algorithm)."""
+    import numpy as np
+
+    nearest, partner = squared.min(1), squared.argmin(1)
+    weight = np.ones(len(squared), dtype=np.float32)
+    is_bound = np.zeros(len(squared), dtype=bool)  # the partner is gone: the distance is only a lower bound
+    merges = 0
+    while True:
+        keep = int(nearest.argmin())
+        if nearest[keep] > limit * limit:
+            return merges
+        if is_bound[keep]:
+            partner[keep] = squared[keep].argmin()
+            nearest[keep], is_bound[keep] = squared[keep, partner[keep]], False
+            continue
+        gone = int(partner[keep])
+        share = weight[gone] / (weight[keep] + weight[gone])
+        merged = (1 - share) * squared[keep] + share * squared[gone] - share * (1 - share) * squared[keep, gone]
+        np.maximum(merged, 0.0, out=merged)
+        merged[[keep, gone]] = math.inf
+        squared[keep], squared[:, keep], squared[gone], squared[:, gone] = merged, merged, math.inf, math.inf
+        weight[keep] += weight[gone]
+        orphans = (partner == keep) | (partner == gone)
+        is_bound |= orphans
+        closer = merged <= nearest
+        nearest[closer], partner[closer], is_bound[closer] = merged[closer], keep, False
+        partner[keep], nearest[gone], is_bound[gone] = merged.argmin(), math.inf, False
+        nearest[keep], is_bound[keep] = merged[partner[keep]], False
+        merges += 1

@@ -1,0 +1,261 @@
+"""Source → engine → judge → report: what the commands and the Python API call."""
+
+import platform
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+from collapse_cli._version import __version__
+from collapse_cli.analyzer import Analyzer
+from collapse_cli.analyzers import catalogue, find
+from collapse_cli.core.policy import Policy
+from collapse_cli.core.report import (
+    SCHEMA_VERSION,
+    Coverage,
+    Failure,
+    PolicyRecord,
+    Provenance,
+    Report,
+    Subject,
+    Tool,
+)
+from collapse_cli.core.site import Role
+from collapse_cli.errors import InputError
+from collapse_cli.judge import exit_code, judge, verdict
+from collapse_cli.sources import open_checkpoint
+from collapse_cli.sources.digest import digest
+from collapse_cli.sources.folder import subjects
+
+if TYPE_CHECKING:
+    import os
+
+    from collapse_cli.engine import Analysis, Progress
+    from collapse_cli.sources.base import Checkpoint
+
+__all__ = ["Observer", "ScanOptions", "scan"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ScanOptions:
+    """How to measure; what the numbers mean for a verdict is the `Policy`'s.
+
+    `sites`, `ignore_sites`, `include` and `exclude` are globs over tensors and over files of a folder; `roles` names
+    the role of tensors the naming table does not know; `max_memory` bounds the bytes of one block, `timeout` the
+    seconds of one subject; `base` is the folder that subject ids are relative to (default: the working directory).
+    """
+
+    device: str = "auto"
+    seed: int = 0
+    sites: tuple[str, ...] = ()
+    ignore_sites: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    roles: Mapping[str, Role] = field(default_factory=dict)
+    max_memory: int | None = None
+    timeout: float | None = None
+    plugins: bool = True
+    base: Path | None = None
+    subject_id: str | None = None
+    command: tuple[str, ...] = ()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Observer:
+    """Who is told how far a scan is: when a subject begins, after each tensor, and when it is done."""
+
+    begins: Callable[[str], None] = lambda _subject: None
+    advances: Callable[["Progress"], None] = lambda _progress: None
+    ends: Callable[[Subject], None] = lambda _subject: None
+    notices: Callable[[str], None] = lambda _text: None
+    timings: Callable[[str, Mapping[str, float]], None] = lambda _subject, _seconds: None
+
+
+def scan(
+    paths: "Iterable[str | os.PathLike[str]]",
+    policy: Policy = Policy(),  # noqa: B008 - frozen
+    options: ScanOptions = ScanOptions(),
+    observer: Observer = Observer(),
+) -> Report:
+    """Measure and judge checkpoints, or every subject of a folder.
+
+    A subject that cannot be read becomes a failed subject of the report; the others go on.
+
+    Raises:
+        UnknownAnalyzer: the policy selects what does not exist.
+        InputError: the device does not exist.
+    """
+    started, clock = datetime.now(UTC), time.monotonic()
+    available = catalogue(plugins=options.plugins)
+    analyzers = find(available, select=policy.select, ignore=policy.ignore)
+    device = resolved_device(options.device)
+    manuals = tuple(analyzer.manual for analyzer in analyzers)
+    found: list[Subject] = []
+    notices: list[str] = []
+    for path in paths:
+        for subject_path in _subjects(Path(path), options):
+            identity = options.subject_id or subject_id(subject_path, options.base)
+            observer.begins(identity)
+            subject, remarks = _scan_one(subject_path, identity, analyzers, replace(options, device=device), observer)
+            subject = judge(subject, manuals, policy)
+            notices += [f"{identity}: {remark}" for remark in remarks]
+            observer.ends(subject)
+            found.append(subject)
+    for name, reason in available.broken.items():
+        notices.append(f"plugin {name} failed to load: {reason}")
+    for notice in notices:
+        observer.notices(notice)
+    outcome = verdict(found, policy)
+    provenance = Provenance(
+        started=started.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        seconds=round(time.monotonic() - clock, 3),
+        command=options.command,
+        python=platform.python_version(),
+        torch=_torch_version(),
+        device=device,
+        seed=options.seed,
+        intent=policy.intent,
+        analyzers=tuple(analyzer.name for analyzer in analyzers),
+        policy=PolicyRecord(None, None),
+        plugins=available.plugins,
+        notices=tuple(notices),
+    )
+    tool = Tool("collapse", __version__)
+    return Report(SCHEMA_VERSION, tool, provenance, manuals, tuple(found), outcome, exit_code(outcome, policy))
+
+
+def _torch_version() -> str:
+    import torch
+
+    return str(torch.__version__)
+
+
+def resolved_device(name: str) -> str:
+    """`auto` is the first CUDA device where there is one, else the CPU.
+
+    Raises:
+        InputError: not a device, or one this machine does not have.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(
+            f'--device "{name}"', expected="should be auto, cpu or cuda[:N]", hint="`collapse doctor` lists the devices"
+        ) from error
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f'--device "{name}"', expected="should be auto, cpu or cuda[:N]")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f'--device "{name}"',
+            expected="should be a device of this machine",
+            got=f"it has {torch.cuda.device_count()} CUDA devices",
+            hint="--device cpu, or `collapse doctor`",
+        )
+    return name
+
+
+def subject_id(path: Path, base: Path | None = None) -> str:
+    """The path relative to the base, `/`-separated; an absolute one where it lies outside."""
+    base = (base or Path.cwd()).resolve()
+    absolute = path if path.is_absolute() else Path.cwd() / path
+    try:
+        return absolute.resolve().relative_to(base).as_posix()
+    except ValueError:
+        return path.as_posix()
+
+
+def _subjects(path: Path, options: ScanOptions) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    from fnmatch import fnmatchcase
+
+    def is_wanted(found: Path) -> bool:
+        name = found.relative_to(path).as_posix() if found != path else found.name
+        if any(fnmatchcase(name, pattern) or fnmatchcase(found.name, pattern) for pattern in options.exclude):
+            return False
+        wanted = options.include
+        return not wanted or any(fnmatchcase(name, pattern) or fnmatchcase(found.name, pattern) for pattern in wanted)
+
+    return [found for found in subjects(path) if is_wanted(found)]
+
+
+def _scan_one(
+    path: Path, identity: str, analyzers: Sequence[Analyzer], options: ScanOptions, observer: Observer
+) -> tuple[Subject, tuple[str, ...]]:
+    """One subject measured, not judged, and what is worth a notice."""
+    try:
+        checkpoint = open_checkpoint(path)
+    except InputError as error:
+        return _failed(path, identity, error), ()
+    try:
+        analysis, digested = _analysed(checkpoint, analyzers, options, observer)
+    except InputError as error:
+        return _failed(path, identity, error), ()
+    finally:
+        checkpoint.close()
+    observer.timings(identity, analysis.seconds)
+    return _subject(checkpoint, path, identity, analysis, digested), (*checkpoint.notices, *analysis.notices)
+
+
+def _analysed(
+    checkpoint: "Checkpoint", analyzers: Sequence[Analyzer], options: ScanOptions, observer: Observer
+) -> "tuple[Analysis, str | None]":
+    from collapse_cli.engine import Options, analyse
+
+    how = Options(
+        device=options.device,
+        seed=options.seed,
+        sites=options.sites,
+        ignore_sites=options.ignore_sites,
+        roles=options.roles,
+        max_memory=options.max_memory,
+        timeout=options.timeout,
+    )
+    analysis = analyse(checkpoint, analyzers, how, progress=observer.advances)
+    # a file of which nothing was read is named by nothing: its digest would read it all
+    return analysis, digest(checkpoint.files) if analysis.coverage.read else None
+
+
+def _failed(path: Path, identity: str, error: InputError) -> Subject:
+    message = f"{error}; {error.hint}" if error.hint else str(error)
+    size = path.stat().st_size if path.is_file() else 0
+    return Subject(
+        id=identity,
+        path=path.as_posix(),
+        kind="checkpoint",
+        format="unknown",
+        digest=None,
+        bytes=size,
+        status="failed",
+        coverage=Coverage(0, 0, 0),
+        failures=(Failure(None, None, type(error).__name__, message),),
+    )
+
+
+def _subject(
+    checkpoint: "Checkpoint", path: Path, identity: str, analysis: "Analysis", digested: str | None
+) -> Subject:
+    is_partial = bool(analysis.failures) or any(skip.analyzer is None for skip in analysis.skips)
+    is_empty = not analysis.coverage.wanted and not analysis.measurements
+    return Subject(
+        id=identity,
+        path=path.as_posix(),
+        kind="checkpoint",
+        format=checkpoint.format,
+        digest=digested,
+        bytes=checkpoint.nbytes,
+        status="empty" if is_empty else "partial" if is_partial else "complete",
+        coverage=analysis.coverage,
+        sites=analysis.sites,
+        measurements=analysis.measurements,
+        skips=analysis.skips,
+        failures=analysis.failures,
+    )

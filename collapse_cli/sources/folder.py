@@ -1,0 +1,175 @@
+"""Folders: which checkpoint a folder is, and which checkpoints a tree of folders holds."""
+
+import os
+import re
+from pathlib import Path
+
+from collapse_cli.errors import UnreadableCheckpoint
+from collapse_cli.sources.base import Checkpoint
+from collapse_cli.sources.bytes import not_readable
+from collapse_cli.sources.configuration import WEIGHT_SUFFIXES, is_auxiliary, weight_files
+from collapse_cli.sources.quoting import quoted
+from collapse_cli.sources.shard_index import is_index_name, read_index
+from collapse_cli.sources.stored import StoredCheckpoint, stored_tensors
+
+__all__ = ["open_folder", "presented_as", "subjects"]
+
+#: In this order the loaders of transformers, peft and diffusers look for weights.
+_PREFERRED = (
+    "model.safetensors.index.json",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "model.safetensors",
+    "diffusion_pytorch_model.safetensors",
+    "adapter_model.safetensors",
+    "pytorch_model.bin.index.json",
+    "pytorch_model.bin",
+    "diffusion_pytorch_model.bin",
+    "adapter_model.bin",
+)
+_MARKERS = ("config.json", "adapter_config.json")
+#: Files that need no look inside to know that they are no checkpoint.
+_NO_WEIGHTS = frozenset(
+    ".json .jsonl .txt .md .py .sh .yaml .yml .toml .ini .cfg .log .csv .tsv .html .xml .png .jpg .jpeg .gif .svg .pdf .model"
+    " .parquet .arrow .db .lock .pyc .so .ipynb .zip .gz .tar .xz .zst .mp4 .wav .out .err .pkl .rst".split(" ")
+)
+
+
+def open_folder(path: Path) -> Checkpoint:
+    """The one checkpoint of a folder, under the folder's path.
+
+    Raises:
+        UnreadableCheckpoint: the folder holds none, or several of which none is preferred.
+    """
+    from collapse_cli.sources import open_checkpoint
+
+    chosen = _chosen(path)
+    if chosen is None:
+        raise _undecided(path)
+    return presented_as(str(path), open_checkpoint(chosen))
+
+
+def presented_as(path: str, checkpoint: Checkpoint) -> StoredCheckpoint:
+    """The same checkpoint under another path."""
+    return StoredCheckpoint(
+        path=path,
+        format=checkpoint.format,
+        nbytes=checkpoint.nbytes,
+        files=checkpoint.files,
+        tensors=stored_tensors(checkpoint),
+        release=checkpoint.close,
+        config=checkpoint.config,
+        adapter=checkpoint.adapter,
+        unreadable=checkpoint.unreadable,
+        optimizer=checkpoint.optimizer,
+        layout=checkpoint.layout,
+        notices=checkpoint.notices,
+    )
+
+
+def subjects(path: Path) -> list[Path]:
+    """The checkpoints below a path, in natural order: files, and folders that are one checkpoint each.
+
+    Raises:
+        UnreadableCheckpoint: there is no such path, or the folder may not be listed.
+    """
+    if not path.is_dir():
+        if not path.exists():
+            raise UnreadableCheckpoint("there is no such file or folder", where=str(path), hint="check the path")
+        return [path]
+    return _below(path, set())
+
+
+def _below(folder: Path, visited: set[tuple[int, int]]) -> list[Path]:
+    try:
+        status = folder.stat()
+        listed = sorted(folder.iterdir(), key=_natural)
+    except OSError as error:
+        if not visited:
+            raise not_readable(str(folder), error) from error
+        # opening it will say why it cannot be read; left out it would pass for clean
+        return [folder]
+    if (status.st_dev, status.st_ino) in visited:
+        return []
+    visited.add((status.st_dev, status.st_ino))
+    found = [folder] if _is_subject(folder) else _single_files(listed)
+    for inner in listed:
+        if inner.is_dir() and not inner.name.startswith(".") and not _is_blob_store(inner):
+            found += _below(inner, visited)
+    return found
+
+
+def _is_subject(folder: Path) -> bool:
+    is_marked = any((folder / marker).is_file() for marker in _MARKERS) or any(
+        is_index_name(path.name) and path.is_file() for path in folder.iterdir()
+    )
+    return is_marked and _chosen(folder) is not None
+
+
+def _chosen(folder: Path) -> Path | None:
+    """The file that a loader would take, or the only one there is."""
+    for name in _PREFERRED:
+        if (folder / name).exists() or (folder / name).is_symlink():
+            return folder / name
+    try:
+        indices = sorted(path for path in folder.iterdir() if is_index_name(path.name) and path.is_file())
+    except OSError as error:
+        raise not_readable(str(folder), error) from error
+    if indices:
+        # safetensors before pickles, the plain one before its variants
+        return min(indices, key=lambda path: ("safetensors" not in path.name, len(path.name), path.name))
+    weights = weight_files(folder)
+    safe = [file for file in weights if file.suffix == ".safetensors"]
+    if len(weights) == 1 or len(safe) == 1:
+        return (safe or weights)[0]
+    return None
+
+
+def _single_files(listed: list[Path]) -> list[Path]:
+    files = [path for path in listed if not path.name.startswith(".") and _may_hold_weights(path)]
+    models = [path for path in files if not is_auxiliary(path.name)]
+    return models or files
+
+
+def _may_hold_weights(path: Path) -> bool:
+    if path.suffix in WEIGHT_SUFFIXES:
+        return path.is_file() or (path.is_symlink() and not path.exists())
+    if path.suffix in _NO_WEIGHTS or not path.is_file():
+        return False
+    from collapse_cli.sources import sniff
+
+    return sniff(path) is not None
+
+
+def _is_blob_store(folder: Path) -> bool:
+    """Whether a folder is the half of a Hugging Face cache that the links in `snapshots` lead to."""
+    return folder.name == "blobs" and (folder.parent / "snapshots").is_dir()
+
+
+def _natural(path: Path) -> tuple[list[tuple[int, int, str]], str]:
+    pieces = re.split(r"(\d+)", path.name)
+    return [(1, int(piece), "") if piece.isdecimal() else (0, 0, piece.casefold()) for piece in pieces], path.name
+
+
+def _undecided(folder: Path) -> UnreadableCheckpoint:
+    where = str(folder)
+    weights = weight_files(folder)
+    if weights:
+        some = ", ".join(quoted(file.name) for file in sorted(weights, key=_natural)[:3])
+        return UnreadableCheckpoint(
+            f"the folder holds {len(weights)} weight files and no index that joins them",
+            where=where,
+            got=f"among them {some}",
+            hint="name one of them; `collapse batch` looks at all",
+        )
+    if (folder / ".metadata").exists():
+        return UnreadableCheckpoint(
+            "is a torch distributed checkpoint, which is not read yet",
+            where=where,
+            hint="python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE.pt",
+        )
+    inner = sorted({found.name for found in subjects(folder)}) if os.access(folder, os.R_OK) else []
+    if inner:
+        return UnreadableCheckpoint(
+            f"the folder holds no weights itself, {len(inner)} below it do", where=where, hint="name one: " + inner[0]
+        )
+    return UnreadableCheckpoint("the folder holds no checkpoint", where=where, hint="check the path")

@@ -1,0 +1,14 @@
+"""Names out of a file, made fit to stand in a message."""
+
+__all__ = ["quoted"]
+
+#: A 64 kB tensor name must not fill a terminal.
+_LONGEST = 200
+
+
+def quoted(name: str) -> str:
+    r"""The name in double quotes on one line: control characters escaped (`\x1b`), the middle left out when long."""
+    if len(name) > _LONGEST:
+        name = f"{name[: _LONGEST // 2]}…{name[-_LONGEST // 2 :]}"
+    escaped = (character if character.isprintable() else ascii(character)[1:-1] for character in name)
+    return '"' + "".join(escaped) + '"'

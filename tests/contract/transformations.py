@@ -1,0 +1,42 @@
+"""What an analyzer may promise not to be moved by: transformations of every matrix of an example."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+
+Transformation = Callable[[torch.Tensor], torch.Tensor]
+
+
+def _orthogonal(side: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(side)
+    return torch.linalg.qr(torch.randn(side, side, generator=generator, dtype=torch.float64)).Q
+
+
+def scaled(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor * 0.25  # a power of two: rounding does not come into it
+
+
+def transposed(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.T.contiguous() if tensor.dim() == 2 else tensor
+
+
+def rotated(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.dim() != 2:
+        return tensor
+    rows, columns = tensor.shape
+    return (_orthogonal(rows) @ tensor.double() @ _orthogonal(columns)).to(tensor.dtype)
+
+
+def rows_permuted(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.dim() < 2:
+        return tensor
+    order = torch.randperm(tensor.shape[0], generator=torch.Generator().manual_seed(7))
+    return tensor[order].contiguous()
+
+
+TRANSFORMATIONS: Mapping[str, Transformation] = {
+    "scaled": scaled,
+    "transposed": transposed,
+    "rotated": rotated,
+    "rows_permuted": rows_permuted,
+}
