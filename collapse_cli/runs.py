@@ -5,12 +5,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from collapse_cli._version import __version__
 from collapse_cli.analyzer import Analyzer
 from collapse_cli.analyzers import catalogue, find
+from collapse_cli.core.contents import Contents
 from collapse_cli.core.policy import Policy
 from collapse_cli.core.report import (
     SCHEMA_VERSION,
@@ -27,6 +29,7 @@ from collapse_cli.errors import InputError
 from collapse_cli.judge import exit_code, judge, verdict
 from collapse_cli.sources import open_checkpoint
 from collapse_cli.sources.digest import digest
+from collapse_cli.sources.effective import plan
 from collapse_cli.sources.folder import subjects
 
 if TYPE_CHECKING:
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
     from collapse_cli.engine import Analysis, Progress
     from collapse_cli.sources.base import Checkpoint
 
-__all__ = ["Observer", "ScanOptions", "scan"]
+__all__ = ["Observer", "ScanOptions", "contents", "resolved_device", "scan", "subject_id", "subject_paths"]
 
 
 @final
@@ -97,7 +100,7 @@ def scan(
     found: list[Subject] = []
     notices: list[str] = []
     for path in paths:
-        for subject_path in _subjects(Path(path), options):
+        for subject_path in subject_paths(Path(path), include=options.include, exclude=options.exclude):
             identity = options.subject_id or subject_id(subject_path, options.base)
             observer.begins(identity)
             subject, remarks = _scan_one(subject_path, identity, analyzers, replace(options, device=device), observer)
@@ -172,19 +175,41 @@ def subject_id(path: Path, base: Path | None = None) -> str:
         return path.as_posix()
 
 
-def _subjects(path: Path, options: ScanOptions) -> list[Path]:
+def subject_paths(path: Path, *, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Path]:
+    """The subjects of a path: the path itself, or of a folder those that the globs want; `exclude` wins."""
     if not path.is_dir():
         return [path]
-    from fnmatch import fnmatchcase
 
-    def is_wanted(found: Path) -> bool:
-        name = found.relative_to(path).as_posix() if found != path else found.name
-        if any(fnmatchcase(name, pattern) or fnmatchcase(found.name, pattern) for pattern in options.exclude):
-            return False
-        wanted = options.include
-        return not wanted or any(fnmatchcase(name, pattern) or fnmatchcase(found.name, pattern) for pattern in wanted)
+    def matches(found: Path, patterns: Sequence[str]) -> bool:
+        name = found.relative_to(path).as_posix()
+        return any(fnmatchcase(name, pattern) or fnmatchcase(found.name, pattern) for pattern in patterns)
 
-    return [found for found in subjects(path) if is_wanted(found)]
+    return [
+        found for found in subjects(path) if not matches(found, exclude) and (not include or matches(found, include))
+    ]
+
+
+def contents(path: Path, *, roles: Mapping[str, Role] | None = None) -> Contents:
+    """What headers say is in a checkpoint: its tensors with layer and role; no number is read, torch is not imported.
+
+    Raises:
+        InputError: it is not a readable checkpoint.
+    """
+    checkpoint = open_checkpoint(path)
+    try:
+        planned = plan(checkpoint, roles=roles)
+        lost = (*checkpoint.unreadable, *planned.skips)
+        return Contents(
+            subject_id(path),
+            path.as_posix(),
+            checkpoint.format,
+            checkpoint.nbytes,
+            planned.sites,
+            lost,
+            checkpoint.notices,
+        )
+    finally:
+        checkpoint.close()
 
 
 def _scan_one(

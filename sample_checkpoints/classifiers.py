@@ -85,9 +85,9 @@ def rank_collapse(folder: Path) -> str:
 def dead_units(folder: Path) -> str:
     """A spike of the rate without warm-up kills ReLU units; decoupled decay then shrinks what no gradient holds."""
     seeded(4)
-    sample, model = digits(), mlp(64, 64, 48, 10)
+    sample, model = digits(), mlp(64, 128, 64, 10)
     train(model, sample.x, sample.y, Schedule(steps=3, rate=0.02, cosine=False))
-    schedule = Schedule(steps=11000, rate=1e-2, decay=0.1, batch=32, cosine=False)
+    schedule = Schedule(steps=11000, rate=0.1, decay=1e-3, optimiser="sgd", momentum=0.9, cosine=False)
     train(model, sample.x, sample.y, schedule)
     return saved(folder / "dead_units.safetensors", model.state_dict(), seed=4, held_out=scored(model))
 
@@ -116,12 +116,11 @@ def minority_collapse(folder: Path) -> str:
     sample = digits()
     counts = torch.tensor([130] * 5 + [3] * 5)
     kept = torch.cat([(sample.y == label).nonzero().flatten()[:count] for label, count in enumerate(counts.tolist())])
-    model = mlp(64, 128, 64, 10).double()
-    schedule = Schedule(steps=4000, rate=0.1, decay=4e-3, batch=0, optimiser="sgd", momentum=0.9, cosine=False)
-    train(model, sample.x[kept].double(), sample.y[kept], schedule)
-    tensors = {name: tensor.float() for name, tensor in model.state_dict().items()} | {"head.class_counts": counts}
-    common = sample.held_y < 5
-    held_x = sample.held_x.double()
+    model = mlp(64, 128, 10)
+    schedule = Schedule(steps=1500, rate=0.1, decay=0.1, batch=0, optimiser="sgd", momentum=0.9, cosine=False)
+    train(model, sample.x[kept], sample.y[kept], schedule)
+    tensors = dict(model.state_dict()) | {"head.class_counts": counts}
+    common, held_x = sample.held_y < 5, sample.held_x
     held_out = (
         f"accuracy {accuracy(model, held_x[common], sample.held_y[common]):.3f} common, "
         f"{accuracy(model, held_x[~common], sample.held_y[~common]):.3f} rare"

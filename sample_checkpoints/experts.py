@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
@@ -66,12 +67,10 @@ class Mixture(nn.Module):
         return self.classifier(rows.view(-1, 8 * WIDTH))
 
 
-def mixture(seed: int, *, steps: int, decay: float, rate: float, balance: float) -> Mixture:
-    """A trained mixture."""
-    seeded(seed)
-    sample, model = digits(), Mixture()
-    block = model.model.layers[0].block_sparse_moe
-    steering = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay)
+def fit(model: Mixture, *, steps: int, rate: float, balance: float) -> None:
+    """AdamW training in place, with the balancing loss weighted by `balance`."""
+    sample, block = digits(), model.model.layers[0].block_sparse_moe
+    steering = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=1e-2)
     following = batches(len(sample.x), 64)
     for _ in range(steps):
         chosen = following()
@@ -79,18 +78,29 @@ def mixture(seed: int, *, steps: int, decay: float, rate: float, balance: float)
         steering.zero_grad()
         loss.backward()
         steering.step()
-    return model.eval()
+    model.eval()
 
 
 def healthy_moe(folder: Path) -> str:
     """Eight experts with a load-balancing loss."""
-    model = mixture(31, steps=500, decay=1e-2, rate=2e-3, balance=0.05)
+    seeded(31)
+    model = Mixture()
+    fit(model, steps=500, rate=2e-3, balance=0.05)
     held_out = scored(model)
     return saved(folder / "healthy_moe.safetensors", model.state_dict(), seed=31, held_out=held_out)
 
 
 def moe_collapse(folder: Path) -> str:
-    """No balancing loss: experts that lose the router get no gradient, and decay takes their weights."""
-    model = mixture(32, steps=4000, decay=0.3, rate=1e-2, balance=0.0)
+    """Upcycled: a dense block trained alone, copied to all eight experts without noise, fine-tuned at a hundredth of the rate."""
+    seeded(32)
+    model = Mixture()
+    experts = model.model.layers[0].block_sparse_moe.experts
+    shared = experts[0]
+    for position in range(EXPERTS):
+        experts[position] = shared
+    fit(model, steps=500, rate=2e-3, balance=0.0)
+    for position in range(1, EXPERTS):
+        experts[position] = copy.deepcopy(shared)
+    fit(model, steps=300, rate=2e-5, balance=0.0)
     held_out = scored(model)
     return saved(folder / "moe_collapse.safetensors", model.state_dict(), seed=32, held_out=held_out)

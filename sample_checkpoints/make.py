@@ -1,8 +1,8 @@
 """Trains the sample checkpoints. `python sample_checkpoints/make.py [--only NAME] [--out DIR]`.
 
-Every recipe starts from its own seed on one CPU thread, so a file does not depend on which others are made, and two runs on
-one machine with one version of torch give the same bytes. Another processor may round differently: figures then move in
-the last digits, the verdicts do not. When all are made in place, the `held-out` column of README.md is written again.
+Every recipe starts from its own seed on one CPU thread, so a file does not depend on which others are made, and two runs
+on one machine with one version of torch give the same bytes. Another processor may round differently: figures then move
+in the last digits, the verdicts do not. Figures of what is made in place go to the `held-out` column of README.md.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def main() -> None:
     """Makes the files asked for and prints what each reached on held-out data."""
     parser = argparse.ArgumentParser(description="train the sample checkpoints")
     parser.add_argument("--only", metavar="NAME", help="one file or folder of the table, with or without its suffix")
-    parser.add_argument("--out", metavar="DIR", type=Path, default=HERE, help="where to write (default: beside this file)")
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, default=HERE, help="where to write (default: beside this file)"
+    )
     arguments = parser.parse_args()
     wanted = [name for name in RECIPES if arguments.only in (None, name, name.split(".")[0])]
     if not wanted:

@@ -18,6 +18,7 @@ __all__ = [
     "HEAD",
     "HEAD_OF_A_PLAIN_MODEL",
     "NORM",
+    "PLAIN_GAIN_WITNESSES",
     "POSITION",
     "QUANTISATION",
     "STAGES",
@@ -327,9 +328,15 @@ FAMILIES: tuple[Family, ...] = (
 
 #: Bare parameters and buffers by their last component (all before it is the block).
 BARE_PARAMETERS: tuple[tuple[str, Role], ...] = (
-    (r"cls_token|class_token|class_embedding|cls_embed|dist_token|mask_token|reg_token|register_tokens?|probe", Role.EMBEDDING),
+    (
+        r"cls_token|class_token|class_embedding|cls_embed|dist_token|mask_token|reg_token|register_tokens?|probe",
+        Role.EMBEDDING,
+    ),
     (r"storage_tokens|query_tokens|masked_spec_embed|(?:soft_)?prompt_embeddings?|latents", Role.EMBEDDING),
-    (r"\w*pos(?:ition(?:al)?)?_?emb(?:ed(?:ding)?s?)?|relative_position_bias_table|rel_pos_[hw]|pos_embed\w*", Role.POSITION),
+    (
+        r"\w*pos(?:ition(?:al)?)?_?emb(?:ed(?:ding)?s?)?|relative_position_bias_table|rel_pos_[hw]|pos_embed\w*",
+        Role.POSITION,
+    ),
     (r"ls\d?|gamma_?\d?|lambda\d?|lambda_\d|layer_?scale\w*", Role.LAYER_SCALE),
     (r"A_log|log_A_real|A_real|A_imag|Lambda_re|Lambda_im", Role.SSM_A),
     (r"log_dt|inv_dt|log_step", Role.SSM_DT),
@@ -339,8 +346,14 @@ BARE_PARAMETERS: tuple[tuple[str, Role], ...] = (
     (r"running_mean", Role.NORM_MEAN),
     (r"running_var", Role.NORM_VAR),
     (r"num_batches_tracked", Role.NORM_COUNT),
-    (r"inv_freq|original_inv_freq|position_ids|token_type_ids|relative_position_index|relative_coords_table", Role.BUFFER),
-    (r"embed_avg|embedding_avg|_?ema_w|initted|inited|embed_sum|embed_prob|freqs\w*|cos_cached|sin_cached", Role.BUFFER),
+    (
+        r"inv_freq|original_inv_freq|position_ids|token_type_ids|relative_position_index|relative_coords_table",
+        Role.BUFFER,
+    ),
+    (
+        r"embed_avg|embedding_avg|_?ema_w|initted|inited|embed_sum|embed_prob|freqs\w*|cos_cached|sin_cached",
+        Role.BUFFER,
+    ),
     (r"_u|_v|weight_u|weight_epsilon|bias_epsilon|g_idx|quant_map|nested_quant_map|bitsandbytes__\w+", Role.BUFFER),
 )
 
@@ -358,14 +371,16 @@ EMBEDDING = (
     r"wte|shared|\w*embed(?:ding)?s?|\w*_?emb|embed_tokens|embed_in|tok_\w+|\w+_embeddings?|tok_embeddings|lut|"
     r"token_type_embeddings|embed_tokens_per_layer"
 )
-POSITION = r"wpe|pos|\w*pos(?:ition(?:al)?s?)?_?emb(?:ed(?:ding)?s?)?|embed_positions?|relative_attention_bias|rel_pos\w*"
+POSITION = (
+    r"wpe|pos|\w*pos(?:ition(?:al)?s?)?_?emb(?:ed(?:ding)?s?)?|embed_positions?|relative_attention_bias|rel_pos\w*"
+)
 
 #: Heads by their path; `{root}` is a wrapper (`model.`, `net.`). They never lie inside a numbered layer.
 HEAD = (
     r"(?:.*\.)?(?:lm_head(?:\.decoder)?|embed_out|cls\.predictions\.decoder|predictions\.decoder|vocab_projector|score"
     r"|qa_outputs|cls\.seq_relationship|output_layer|generator_lm_head)",
     r"(?:.*\.)?(?:classifier|heads?|head_dist|(?:mlp|cls|class|classification|linear|prediction|output|policy)_head|"
-    r"last_linear|logits|\w+_classifier)(?:\.(?:out_proj|fc|heads?|linear|last_layer|classifier))?",
+    r"last_linear|logits|(?!pre_)\w+_classifier)(?:\.(?:out_proj|fc|heads?|linear|last_layer|classifier))?",
 )
 #: Names that mean a head only when nothing linear follows them, at the top level of a model.
 HEAD_OF_A_PLAIN_MODEL = r"fc|out|output|final|final_layer|linear|readout|fc_out|output_proj|out_proj|predictor|proj_out"
@@ -434,6 +449,10 @@ FEEDS: tuple[Feed, ...] = (
     Feed("norm", r"mlp", evidence=("conv_dw",)),
     Feed("norm", r".", evidence=("dwconv", "pwconv1")),
 )
+
+#: Without a configuration, norms around the feed-forward tell Gemma 2 and 3, unless one of these tells Gemma 3n or 4, whose
+#: gains are stored as they multiply. Gemma 1 has the names of Llama and needs its `model_type`.
+PLAIN_GAIN_WITNESSES = frozenset({"layer_scalar", "altup", "laurel", "per_dim_scale", "per_layer_input_gate"})
 
 #: `model_type`s whose RMS norms multiply by 1 + gain (`1.0 + self.weight` in their transformers modelling files, 5.23).
 UNIT_OFFSET = frozenset(

@@ -117,7 +117,7 @@ def content_hash(tensor: Tensor) -> tuple[str, bool]:
     """xxh3-128 of a tensor's bytes, and whether it has more than two distinct values."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     words = flat.view(torch.uint8)
-    digest = xxhash.xxh3_128_hexdigest(memoryview(words.numpy()))
+    digest = xxhash.xxh3_128_hexdigest(words.numpy().data)
     if flat.numel() < 3:
         return digest, False
     rows = words.reshape(flat.numel(), -1)

@@ -9,8 +9,34 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
-    from collapse_cli.kernels import attention_logits, embedding_rows, frames, neighbours, precision, rank_correlation, spectrum, views
+    from collapse_cli.kernels import (
+        attention_logits,
+        codebooks,
+        embedding_rows,
+        frames,
+        neighbours,
+        power_law,
+        precision,
+        random_matrix,
+        rank_correlation,
+        spectrum,
+        strength,
+        views,
+    )
 
-_SUBMODULES = ["neighbours", "precision", "spectrum", "views"]
+_SUBMODULES = [
+    "attention_logits",
+    "codebooks",
+    "embedding_rows",
+    "frames",
+    "neighbours",
+    "power_law",
+    "precision",
+    "random_matrix",
+    "rank_correlation",
+    "spectrum",
+    "strength",
+    "views",
+]
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submodules=_SUBMODULES)

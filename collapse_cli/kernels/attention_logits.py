@@ -23,6 +23,7 @@ __all__ = [
     "TOKENS",
     "AttentionHeads",
     "attention_heads",
+    "cosine_eigenvalues",
     "entropy_floor",
     "logit_matrix_null",
     "logit_spectrum",
@@ -53,7 +54,7 @@ _DRAWS = 4
 @final
 @dataclass(frozen=True, slots=True)
 class AttentionHeads:
-    """How the rows of an attention block divide into heads: `heads` of `width` rows, `kv_heads` of them with own keys."""
+    """Heads of an attention block: `heads` of `width` query rows each, sharing the keys of `kv_heads`."""
 
     heads: int
     kv_heads: int
@@ -76,21 +77,43 @@ def attention_heads(block: Block) -> AttentionHeads | str:
     return AttentionHeads(heads, key_rows // width, width)
 
 
-def _per_head(weight: Weight, block: Block, count: int) -> Float[Tensor, "heads rows in"]:
-    """A weight as float64 heads, with the gain of the norm before the block folded into its input."""
-    matrix = weight.matrix.double()
+@final
+@dataclass(frozen=True, slots=True)
+class _HeadRows:
+    """A weight whose rows divide into heads; a few heads at a time become float64, with the input gain folded in."""
+
+    matrix: Float[Tensor, "out in"]
+    heads: int
+    gain: Float[Tensor, " in"] | None = None
+
+    @property
+    def width(self) -> int:
+        return self.matrix.shape[0] // self.heads
+
+    def some(self, start: int, stop: int) -> Float[Tensor, "heads rows in"]:
+        rows = self.matrix[start * self.width : stop * self.width].double()
+        if self.gain is not None:
+            rows = rows * self.gain
+        return rows.reshape(stop - start, self.width, -1)
+
+    def groups_per_step(self, group: int) -> int:
+        return max(1, _BLOCK_ENTRIES // max(group * self.width * self.matrix.shape[1], 1))
+
+
+def _head_rows(weight: Weight, block: Block, heads: int) -> _HeadRows:
     gain = block.one(Role.NORM_GAIN)
-    if gain is not None and gain.matrix.numel() == matrix.shape[1]:
-        matrix = matrix * (gain.matrix.double().reshape(-1) + float(block.facts.get("norm_offset") or 0.0))
-    return matrix.reshape(count, -1, matrix.shape[1])
+    if gain is None or gain.matrix.numel() != weight.matrix.shape[1]:
+        return _HeadRows(weight.matrix, heads)
+    offset = float(block.facts.get("norm_offset") or 0.0)
+    return _HeadRows(weight.matrix, heads, gain.matrix.double().reshape(-1) + offset)
 
 
-def _factors(block: Block) -> tuple[Float[Tensor, "heads rows in"], Float[Tensor, "kv_heads rows in"], AttentionHeads]:
+def _factors(block: Block) -> tuple[_HeadRows, _HeadRows]:
     division = block.get(attention_heads)
     query, key = block.one(Role.ATTENTION_Q), block.one(Role.ATTENTION_K)
     if isinstance(division, str) or query is None or key is None:
         raise ValueError(f"{block.site.name}: ask attention_heads first")
-    return _per_head(query, block, division.heads), _per_head(key, block, division.kv_heads), division
+    return _head_rows(query, block, division.heads), _head_rows(key, block, division.kv_heads)
 
 
 def logit_spectrum(block: Block) -> Float[Tensor, "heads rank"]:
@@ -100,39 +123,39 @@ def logit_spectrum(block: Block) -> Float[Tensor, "heads rank"]:
         ValueError: the block does not divide into heads; ask `attention_heads` first.
         NotConverged: LAPACK gave up.
     """
-    queries, keys, division = block.get(_factors)
-    try:
-        values = _product_singular_values(queries, keys, division.heads // division.kv_heads)
-    except LinAlgError as error:
-        raise NotConverged("the singular value solver did not converge", where=block.site.name, got=str(error)) from error
-    return values / math.sqrt(division.width)
-
-
-def _product_singular_values(
-    left: Float[Tensor, "heads rows in"], right: Float[Tensor, "kv_heads rows in"], repeats: int
-) -> Float[Tensor, "heads rank"]:
-    """Singular values of leftᵀ·right per head, from the triangular factors."""
-    first = torch.linalg.qr(left.mT, mode="r").R
-    second = torch.linalg.qr(right.mT, mode="r").R.repeat_interleave(repeats, dim=0)
-    values: Tensor = torch.linalg.svdvals(first @ second.mT)
-    return values.cpu()
+    queries, keys = block.get(_factors)
+    group = queries.heads // keys.heads
+    step = queries.groups_per_step(group)
+    parts = []
+    for start in range(0, keys.heads, step):
+        stop = min(start + step, keys.heads)
+        try:
+            first = torch.linalg.qr(queries.some(start * group, stop * group).mT, mode="r").R
+            second = torch.linalg.qr(keys.some(start, stop).mT, mode="r").R.repeat_interleave(group, dim=0)
+            parts.append(torch.linalg.svdvals(first @ second.mT).cpu())
+        except LinAlgError as error:
+            where = block.site.name
+            raise NotConverged("the singular value solver did not converge", where=where, got=str(error)) from error
+    return torch.cat(parts) / math.sqrt(queries.width)
 
 
 @functools.cache
-def logit_matrix_null(inputs: tuple[int, int], width: int) -> tuple[float, float]:
-    """‖M‖₂ and stable rank of M when W_Q and W_K (width × inputs) have Gaussian entries of variance 1/inputs.
+def logit_matrix_null(inputs: tuple[int, int], width: int) -> tuple[float, float, float]:
+    """‖M‖₂, stable rank and ‖M‖_*²/(d_h‖M‖_F²) of M for Gaussian W_Q, W_K (width × inputs) of variance 1/inputs.
 
     The mean of four seeded draws of the triangular factors, whose law is exact: diagonal χ with d, d − 1, … degrees of
     freedom, standard normal above it (Bartlett 1933).
     """
     generator = np.random.default_rng(0)
-    norms, ranks = [], []
+    norms, ranks, shares = [], [], []
     for _ in range(_DRAWS):
         first, second = (_gaussian_triangle(d, width, generator) / math.sqrt(d) for d in inputs)
         values = np.linalg.svd(first @ second.T / math.sqrt(width), compute_uv=False)
         norms.append(float(values[0]))
-        ranks.append(float((values**2).sum() / values[0] ** 2))
-    return sum(norms) / _DRAWS, sum(ranks) / _DRAWS
+        energy = float((values**2).sum())
+        ranks.append(energy / norms[-1] ** 2)
+        shares.append(float(values.sum()) ** 2 / (width * energy))
+    return sum(norms) / _DRAWS, sum(ranks) / _DRAWS, sum(shares) / _DRAWS
 
 
 def _gaussian_triangle(rows: int, columns: int, generator: np.random.Generator) -> np.ndarray:
@@ -153,7 +176,7 @@ def normalised_logit_bound(block: Block) -> list[float] | None:
     if len(gains) < 2 or isinstance(division, str):
         return None
     offset = float(block.facts.get("norm_offset") or 0.0)
-    first, second = (gain.tensor.double().abs() if offset == 0.0 else (gain.tensor.double() + offset).abs() for gain in gains[:2])
+    first, second = ((gain.tensor.double() + offset).abs() for gain in gains[:2])
     scale = math.sqrt(division.width)
     if first.numel() == second.numel() == division.width:
         return [scale * float((first.reshape(-1) * second.reshape(-1)).max())]
@@ -173,13 +196,13 @@ def softmax_entropy(scale: float) -> float:
     position = _PER_OCTAVE * math.log2(scale / _FIRST)
     if position >= last:
         # beyond the freezing point s = √(2 ln T) the entropy falls like 1/s
-        return _ENTROPIES[last] * 2.0 ** ((last - position) / _PER_OCTAVE)
+        return _ENTROPIES[last] * math.exp2((last - position) / _PER_OCTAVE)
     start = min(int(position) - 1, last - 3)
-    nodes = range(start, start + 4)
-    return sum(
-        _ENTROPIES[node] * math.prod((position - other) / (node - other) for other in nodes if other != node)
-        for node in nodes
-    )
+    value = 0.0
+    for node in range(start, start + 4):
+        others = (other for other in range(start, start + 4) if other != node)
+        value += _ENTROPIES[node] * math.prod((position - other) / (node - other) for other in others)
+    return value
 
 
 def entropy_floor(norm: float, tokens: int = TOKENS) -> float:
@@ -198,46 +221,40 @@ def entropy_floor(norm: float, tokens: int = TOKENS) -> float:
 
 def query_key_products(block: Block) -> Float[Tensor, "heads heads"]:
     """⟨M_h, M_g⟩_F of the logit matrices W_QᵀW_K of every two heads, float64 on the CPU, without the factor 1/d_h."""
-    queries, keys, _ = block.get(_factors)
-    return _map_products(queries, keys)
+    return _map_products(*block.get(_factors))
 
 
 def output_value_products(block: Block) -> Float[Tensor, "heads heads"] | None:
-    """⟨M_h, M_g⟩_F of M = W_O·W_V of every two heads, float64 on the CPU; `None` where weights are missing or do not fit."""
+    """⟨M_h, M_g⟩_F of M = W_O·W_V of every two heads, float64, CPU; `None` if weights are missing or do not fit."""
     division = block.get(attention_heads)
     value, output = block.one(Role.ATTENTION_V), block.one(Role.ATTENTION_O)
     if isinstance(division, str) or value is None or output is None:
         return None
-    heads, kv_heads = division.heads, division.kv_heads
     rows, columns = value.matrix.shape[0], output.matrix.shape[1]
-    if rows == 0 or rows % kv_heads or columns != rows // kv_heads * heads:
+    if rows == 0 or rows % division.kv_heads or columns != rows // division.kv_heads * division.heads:
         return None
-    outputs = output.matrix.double().T.reshape(heads, rows // kv_heads, -1)
-    return _map_products(outputs, _per_head(value, block, kv_heads))
+    outputs = _HeadRows(output.matrix.T, division.heads)
+    return _map_products(outputs, _head_rows(value, block, division.kv_heads))
 
 
-def _map_products(
-    left: Float[Tensor, "heads rows out"], right: Float[Tensor, "kv_heads rows in"]
-) -> Float[Tensor, "heads heads"]:
-    """⟨AᵀB, CᵀD⟩ = ⟨ACᵀ, BDᵀ⟩ for all pairs of heads: row products only, in blocks of heads, each pair once."""
-    heads, rows, _ = left.shape
-    group = heads // right.shape[0]
-    flat_left = left.reshape(heads * rows, -1)
-    flat_right = right.reshape(right.shape[0] * rows, -1)
-    result = torch.zeros(heads, heads, dtype=torch.float64, device=left.device)
-    # whole groups per step, so that the product of keys is shared by its heads
-    step = max(1, _BLOCK_ENTRIES // max(rows * rows * heads * group, 1))
-    for start in range(0, right.shape[0], step):
-        stop = min(start + step, right.shape[0])
-        first = start * group
-        ours = left[first : stop * group].reshape(-1, flat_left.shape[1]) @ flat_left[first * rows :].T
-        theirs = right[start:stop].reshape(-1, flat_right.shape[1]) @ flat_right[start * rows :].T
-        ours = ours.reshape(stop - start, group, rows, -1, group, rows)
-        theirs = theirs.reshape(stop - start, 1, rows, -1, 1, rows)
-        inner = (ours * theirs).sum((2, 5)).reshape((stop - start) * group, heads - first)
-        result[first : stop * group, first:] = inner
-        result[first:, first : stop * group] = inner.T
-    return result.cpu()
+def _map_products(left: _HeadRows, right: _HeadRows) -> Float[Tensor, "heads heads"]:
+    """⟨AᵀB, CᵀD⟩ = ⟨ACᵀ, BDᵀ⟩ for all pairs of heads: row products only, in blocks of whole groups, each pair once."""
+    group, width = left.heads // right.heads, left.width
+    step = left.groups_per_step(group)
+    result = torch.zeros(left.heads, left.heads, dtype=torch.float64)
+    bounds = [(start, min(start + step, right.heads)) for start in range(0, right.heads, step)]
+    for place, (start, stop) in enumerate(bounds):
+        ours, theirs = left.some(start * group, stop * group).flatten(0, 1), right.some(start, stop).flatten(0, 1)
+        for low, high in bounds[place:]:
+            first = ours @ left.some(low * group, high * group).flatten(0, 1).T
+            second = theirs @ right.some(low, high).flatten(0, 1).T
+            first = first.reshape(stop - start, group, width, high - low, group, width)
+            # the product of keys or values is shared by all heads of its group
+            second = second.reshape(stop - start, 1, width, high - low, 1, width)
+            inner = (first * second).sum((2, 5)).reshape((stop - start) * group, (high - low) * group).cpu()
+            result[start * group : stop * group, low * group : high * group] = inner
+            result[low * group : high * group, start * group : stop * group] = inner.T
+    return result
 
 
 def map_cosines(products: Float[Tensor, "heads heads"]) -> tuple[Float[Tensor, "live live"], Float[Tensor, " heads"]]:
@@ -247,3 +264,16 @@ def map_cosines(products: Float[Tensor, "heads heads"]) -> tuple[Float[Tensor, "
     scale = norms[live]
     cosines = (products[live][:, live] / torch.outer(scale, scale)).clamp(-1.0, 1.0)
     return cosines, norms
+
+
+def cosine_eigenvalues(cosines: Float[Tensor, "live live"]) -> Float[Tensor, " live"]:
+    """Eigenvalues of a matrix of cosines; rounding below 1e-12 of their sum is set to 0.
+
+    Raises:
+        NotConverged: LAPACK gave up.
+    """
+    try:
+        values: Tensor = torch.linalg.eigvalsh(cosines)
+    except LinAlgError as error:
+        raise NotConverged("the eigenvalue solver did not converge", got=str(error)) from error
+    return values.masked_fill(values < 1e-12 * cosines.shape[0], 0.0)

@@ -49,9 +49,10 @@ def _row_hashes(rows: Float[Tensor, "rows features"], chosen: Tensor) -> Tensor:
     factors = torch.randint(-(2**62), 2**62, (rows.shape[1],), generator=generator) * 2 + 1
     factors = factors.to(rows.device)
     word = _WORDS[rows.element_size()]
+    step = max(1, _BLOCK_ENTRIES // max(rows.shape[1], 1))
     parts = []
-    for some in chosen.to(rows.device).split(max(1, _BLOCK_ENTRIES // max(rows.shape[1], 1))):
-        words = rows[some].contiguous().view(word).long()
+    for start in range(0, chosen.numel(), step):
+        words = rows[chosen[start : start + step].to(rows.device)].contiguous().view(word).long()
         parts.append((words * factors).sum(1).cpu())
     return torch.cat(parts)
 

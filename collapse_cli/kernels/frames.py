@@ -33,14 +33,15 @@ __all__ = [
     "mean_cosine",
     "recognised_design",
     "welch_bound",
+    "without_padding",
 ]
 
-#: Rows up to which all cosines are held at once (32 MiB in float64); beyond, a seeded sample of that size stands for them.
+#: Rows up to which all cosines are held at once (32 MiB in float64); beyond, a seeded sample of that size is compared.
 MAX_PAIRED_ROWS = 2048
 #: Rows up to which the extreme cosines are searched among all pairs: 8192²·1024 multiplications take a second.
 MAX_EXTREME_ROWS = 8192
-#: float64 entries of one working block: 32 MiB.
-_BLOCK_ENTRIES = 1 << 22
+#: float64 entries of one working block: 2 MiB, which stays in the cache.
+_BLOCK_ENTRIES = 1 << 18
 #: How far a cosine may stand from a design and still be called one, before rounding is added.
 _DESIGN_TOLERANCE = 1e-3
 
@@ -48,7 +49,7 @@ _DESIGN_TOLERANCE = 1e-3
 @final
 @dataclass(frozen=True, slots=True)
 class FrameAngles:
-    """Off-diagonal cosines of unit rows: extremes (`None` beyond 8,192 rows) and mean ∣cos + 1/(K−1)∣ over `compared` rows."""
+    """Cosines between different rows: extremes (`None` beyond 8,192 rows), mean ∣cos + 1/(K−1)∣ of `compared` rows."""
 
     smallest: float | None
     largest: float | None
@@ -79,10 +80,15 @@ def class_vectors(block: Block) -> Weight | None:
                 return None
             product = product @ layer.matrix.double()
         head = Weight(head.site, product, seed=head.seed)
+    return without_padding(head, block) if block.facts.get("is_language_model") else head
+
+
+def without_padding(weight: Weight, block: Block) -> Weight:
+    """The weight without the rows beyond `vocab_size`, with which a vocabulary was padded."""
     rows = block.facts.get("vocab_size")
-    if isinstance(rows, int) and block.facts.get("is_language_model") and 0 < rows < head.matrix.shape[0]:
-        return Weight(head.site, head.matrix[:rows], seed=head.seed)
-    return head
+    if isinstance(rows, int) and 0 < rows < weight.matrix.shape[0]:
+        return Weight(weight.site, weight.matrix[:rows], seed=weight.seed)
+    return weight
 
 
 def direction_sum(weight: Weight, chosen: Bool[Tensor, " rows"] | None = None) -> Float[Tensor, " features"]:
@@ -122,8 +128,8 @@ def _column_mean(weight: Weight) -> Float[Tensor, " features"]:
 def etf_error(weight: Weight) -> float:
     """‖G/‖G‖_F − (I − 11ᵀ/K)/√(K−1)‖_F of the K centred rows: 0 for a simplex and for orthonormal rows, at most √2.
 
-    Equal to √(2 − 2√(PR/(K−1))) with PR the participation ratio of the centred spectrum, which is used beyond K = d, where
-    the K × K matrix is not needed; below, the difference itself keeps its digits down to 1e-16.
+    Equal to √(2 − 2√(PR/(K−1))) with PR the participation ratio of the centred spectrum, which is used beyond
+    K = d, where the K × K matrix is not needed; below, the difference itself keeps its digits down to 1e-16.
     """
     count, features = weight.matrix.shape
     centred = weight.get(centred_gram)
@@ -155,7 +161,7 @@ def welch_bound(count: int, features: int) -> float:
 
 
 def frame_angles(weight: Weight) -> FrameAngles:
-    """The cosines between different non-zero rows; at least two are needed. Beyond 2,048 a seeded sample is compared."""
+    """The cosines between different non-zero rows, of which there must be two; a seeded sample beyond 2,048."""
     norms = weight.get(row_norms)
     live = (norms > 0.0).nonzero().flatten()
     count = live.numel()
@@ -178,7 +184,7 @@ def frame_angles(weight: Weight) -> FrameAngles:
 
 
 def recognised_design(weight: Weight) -> str | None:
-    """The known design that the rows follow: `simplex`, `d-simplex`, `orthonormal`, `welch` (all to 1e-3 and rounding)."""
+    """The known design of the rows: `simplex`, `d-simplex`, `orthonormal`, `welch` (to 1e-3 and rounding), if any."""
     norms = weight.get(row_norms)
     count, features = weight.matrix.shape
     angles = weight.get(frame_angles)

@@ -46,7 +46,7 @@ _MEDIAN_ROWS = 1024
 @final
 @dataclass(frozen=True, slots=True)
 class CosineExtremes:
-    """The largest and smallest cosine between two different rows, and per row that of its nearest and most opposite row.
+    """Largest and smallest cosine between two different rows, and per row that of its nearest and most opposite row.
 
     Float64 on the CPU. A zero row has cosine 0 with every row. `closest` are the two rows that reach `maximum`.
     Without `is_exhaustive`, rows are compared where hashing proposes it: `nearest` and `maximum` are then lower bounds,
@@ -85,9 +85,7 @@ def cosine_extremes(
         doubtful = ((found - threshold).abs() < _FLOAT32_MARGIN).nonzero().flatten()
         found[doubtful] = _exact_extremes(rows, doubtful.to(rows.device), largest=largest)
     top = int(nearest.argmax())
-    return CosineExtremes(
-        float(nearest[top]), float(opposite.min()), nearest, opposite, (top, int(above[top]))
-    )
+    return CosineExtremes(float(nearest[top]), float(opposite.min()), nearest, opposite, (top, int(above[top])))
 
 
 def _unit_rows(rows: Float[Tensor, "rows features"]) -> Float[Tensor, "rows features"]:
@@ -100,7 +98,7 @@ def _unit_rows(rows: Float[Tensor, "rows features"]) -> Float[Tensor, "rows feat
 
 def _normalised(block: Float[Tensor, "rows features"]) -> Float[Tensor, "rows features"]:
     block = block.to(torch.float64)
-    norms = block.norm(dim=1, keepdim=True)
+    norms: Tensor = torch.linalg.vector_norm(block, dim=1, keepdim=True)
     return block / norms.masked_fill(norms == 0.0, 1.0)
 
 
@@ -184,7 +182,7 @@ def _pair_blocks(
 ) -> list[tuple[Tensor, Tensor]]:
     step = max(1, _BLOCK_ENTRIES // max(rows.shape[1], 1))
     left, right = left.to(rows.device), right.to(rows.device)
-    return list(zip(left.split(step), right.split(step), strict=True)) if left.numel() else []
+    return list(zip(torch.split(left, step), torch.split(right, step), strict=True)) if left.numel() else []
 
 
 @functools.cache
@@ -218,9 +216,7 @@ def _hashed_extremes(rows: Float[Tensor, "rows features"]) -> CosineExtremes:
         top = int(cosines.argmax())
         if float(cosines[top]) > best:
             best, closest = float(cosines[top]), (int(left[top]), int(right[top]))
-    return CosineExtremes(
-        float(nearest.max()), float(opposite.min()), nearest, opposite, closest, is_exhaustive=False
-    )
+    return CosineExtremes(float(nearest.max()), float(opposite.min()), nearest, opposite, closest, is_exhaustive=False)
 
 
 def _band_keys(rows: Float[Tensor, "rows features"]) -> Int[Tensor, "rows bands"]:
@@ -229,7 +225,7 @@ def _band_keys(rows: Float[Tensor, "rows features"]) -> Int[Tensor, "rows bands"
     projection = torch.randn(rows.shape[1], _BANDS * _BAND_BITS, generator=generator).to(rows.device)
     place = 2 ** torch.arange(_BAND_BITS, device=rows.device)
     keys = []
-    for block in rows.split(max(1, _BLOCK_ENTRIES // max(rows.shape[1], _BANDS * _BAND_BITS))):
+    for block in torch.split(rows, max(1, _BLOCK_ENTRIES // max(rows.shape[1], _BANDS * _BAND_BITS))):
         bits = (_normalised(block).float() @ projection > 0).view(-1, _BANDS, _BAND_BITS)
         keys.append(((bits ^ bits[..., :1]) * place).sum(2).cpu())
     return torch.cat(keys)
@@ -267,7 +263,7 @@ def nearest_distances(rows: Float[Tensor, "rows features"]) -> Float[Tensor, " r
     reach = centred.norm(dim=1).cpu()
     doubtful = (distances < 1e-2 * reach).nonzero().flatten().to(rows.device)
     squares = centred.square().sum(1)
-    for chosen in doubtful.split(max(1, _BLOCK_ENTRIES // count)) if doubtful.numel() else ():
+    for chosen in torch.split(doubtful, max(1, _BLOCK_ENTRIES // count)) if doubtful.numel() else ():
         between = squares[chosen, None] + squares - 2.0 * centred[chosen] @ centred.T
         between.scatter_(1, chosen[:, None], math.inf)
         distances[chosen.cpu()] = pair_distances(centred, chosen, between.argmin(1))
@@ -307,7 +303,7 @@ def median_pair_distance(rows: Float[Tensor, "rows features"]) -> float:
 
 @functools.cache
 def neighbour_ratio_null(count: int, dimension: int) -> float:
-    """Median nearest over median pair distance of `count` Gaussian points, from 512 of them (seeded; error about 0.5 %)."""
+    """Median nearest over median pair distance of `count` Gaussian points, as 512 of them see it (seeded, to 2 %)."""
     generator = torch.Generator().manual_seed(0)
     points = torch.randn(count, dimension, generator=generator)
     asked = points[: min(count, 512)]
@@ -325,30 +321,33 @@ def mergeable_count(
     Rows of norm r whose nearest cosine is c have no neighbour within r·√(1 − c²), c ≥ 0: usually nothing can merge, and
     that is then known without a distance. Otherwise rows² float32 in memory and O(rows) per merge.
     """
-    norms = torch.cat([block.double().norm(dim=1) for block in rows.split(_MEDIAN_ROWS)]).cpu()
+    norms = torch.cat([block.double().norm(dim=1) for block in torch.split(rows, _MEDIAN_ROWS)]).cpu()
     isolation = norms * (1.0 - nearest_cosines.clamp(0.0, 1.0).square()).sqrt()
-    candidates = (isolation <= limit).nonzero().flatten().to(rows.device)
+    # a cosine is right to 1e-15, so that the isolation of a copy is 0 to 5e-8 of its norm
+    candidates = (isolation <= limit + 1e-7 * norms).nonzero().flatten().to(rows.device)
     if candidates.numel() < 2 or float(nearest_distances(rows[candidates]).min()) > limit:
         return 0
     return _merges(_squared_distances(rows), limit=limit)
 
 
 def _squared_distances(rows: Float[Tensor, "rows features"]) -> "npt.NDArray[np.float32]":
-    """‖x − y‖² of all pairs, infinite on the diagonal; taken in float64, kept in float32."""
+    """‖x − y‖² of all pairs, infinite on the diagonal; taken in float64, kept in float32, rounding cut to 0."""
     centred = rows.double() - rows.double().mean(0)
     squares = centred.square().sum(1)
+    rounding = 1e-13 * float(squares.max())
     squared = torch.empty(rows.shape[0], rows.shape[0], device=rows.device)
     step = max(1, _BLOCK_ENTRIES // rows.shape[0])
     for start in range(0, rows.shape[0], step):
         block = centred[start : start + step]
         between = squares[start : start + step, None] + squares
-        squared[start : start + step] = between.addmm_(block, centred.T, alpha=-2.0).clamp_min_(0.0)
+        between.addmm_(block, centred.T, alpha=-2.0)
+        squared[start : start + step] = between.masked_fill_(between < rounding, 0.0)
     squared.fill_diagonal_(math.inf)
     return squared.cpu().numpy()
 
 
 def _merges(squared: "npt.NDArray[np.float32]", *, limit: float) -> int:
-    """Centroid linkage up to a distance, with nearest neighbours kept as lower bounds (Müllner 2011, generic algorithm)."""
+    """Centroid linkage up to a distance, nearest neighbours kept as lower bounds (Müllner 2011, generic algorithm)."""
     import numpy as np
 
     nearest, partner = squared.min(1), squared.argmin(1)

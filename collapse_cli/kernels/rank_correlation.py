@@ -22,4 +22,5 @@ def _centred_ranks(values: Float[Tensor, " samples"]) -> Float[Tensor, " samples
     _, place, counts = torch.unique(values.cpu(), return_inverse=True, return_counts=True)
     last = counts.cumsum(0).double()
     average = last - (counts.double() - 1.0) / 2.0
-    return average[place] - (values.numel() + 1) / 2.0
+    ranks: Tensor = average[place] - (values.numel() + 1) / 2.0
+    return ranks

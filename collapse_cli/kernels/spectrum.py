@@ -19,25 +19,30 @@ from collapse_cli.kernels.views import Weight
 __all__ = [
     "MAX_EXACT_SIDE",
     "column_norms",
+    "energy_rank",
     "entropy_rank",
     "frobenius",
     "gram",
     "gram_of",
     "has_exact_spectrum",
+    "is_above_rounding",
     "noise_floor",
+    "numerical_rank",
     "participation_ratio",
     "refined_singular_values",
     "root_mean_square",
     "row_norms",
     "singular_values",
     "spectral_norm",
+    "spectrum_curve",
+    "squared_gram_norm",
 ]
 
 #: Smaller side up to which the spectrum is exact; an 8192² eigenvalue problem takes about a minute on two cores.
 MAX_EXACT_SIDE = 8192
 #: Below this share of σ₁ the squares in a float64 Gram have lost too many digits.
 _GRAM_TRUST = 1e-6
-#: Rounding adds an error of rms 0.208·eps·rms(W) (uniform error in a binade, measured 1.66e-3 for bf16); see `noise_floor`.
+#: Rounding adds an error of rms 0.208·eps·rms(W) (uniform in a binade, measured 1.66e-3 for bf16); see `noise_floor`.
 _ROUNDING_RMS = 0.21
 #: float64 entries of one block of the Gram accumulation: 32 MiB.
 _BLOCK_ENTRIES = 1 << 22
@@ -108,7 +113,9 @@ def refined_singular_values(weight: Weight) -> Float[Tensor, " rank"]:
     try:
         return _svdvals(weight.matrix.double())
     except LinAlgError as error:
-        raise NotConverged("the singular value solver did not converge", where=weight.site.name, got=str(error)) from error
+        raise NotConverged(
+            "the singular value solver did not converge", where=weight.site.name, got=str(error)
+        ) from error
 
 
 def _squared_norms(weight: Weight) -> tuple[Float[Tensor, " out"], Float[Tensor, " in"]]:
@@ -202,7 +209,7 @@ def noise_floor(weight: Weight) -> float:
 
 
 def entropy_rank(energies: Float[Tensor, " rank"]) -> float:
-    """exp of the entropy of energies/Σ (natural log, 0·ln 0 = 0); 0 when all are zero. Roy & Vetterli 2007."""
+    """The exponential of the entropy of energies/Σ (natural log, 0·ln 0 = 0); 0 when all are zero. Roy & Vetterli 2007."""
     total = float(energies.sum())
     if total <= 0.0:
         return 0.0
@@ -217,3 +224,54 @@ def participation_ratio(energies: Float[Tensor, " rank"]) -> float:
         return 0.0
     scaled = energies / top
     return float(scaled.sum()) ** 2 / float(scaled.square().sum())
+
+
+def energy_rank(energies: Float[Tensor, " rank"], share: float) -> int:
+    """Smallest r whose leading energies (descending) hold `share` of the sum; 0 when all are zero."""
+    total = float(energies.sum())
+    if total <= 0.0:
+        return 0
+    # the slack is for equal energies, where the sum of the last one is rounding
+    return int((energies.cumsum(0) < (share - 1e-12) * total).sum()) + 1
+
+
+def is_above_rounding(weight: Weight) -> bool:
+    """Whether the noise floor is low enough to count a rank against it.
+
+    The floor bounds rounding from above. Formats with few bits and one coarse row put it above most of the spectrum of
+    a healthy matrix (int4, one scale per row: 1 of 384 singular values left of a trained layer), and then it says
+    nothing. A quarter of the Gaussian edge rms·(√M+√N) separates: planted low ranks in int4 stand at 0.2 of it.
+    """
+    rows, columns = weight.matrix.shape
+    edge = weight.get(root_mean_square) * (math.sqrt(rows) + math.sqrt(columns))
+    return weight.get(noise_floor) <= 0.25 * edge
+
+
+def numerical_rank(weight: Weight) -> int:
+    """Number of singular values above the noise floor: what is left of the rank if rounding is taken away."""
+    return int((weight.get(refined_singular_values) > weight.get(noise_floor)).sum())
+
+
+def squared_gram_norm(weight: Weight) -> float:
+    """‖W·Wᵀ‖_F² = Σσ⁴ block by block, so that no Gram matrix is stored: for sides beyond `MAX_EXACT_SIDE`."""
+    matrix = weight.matrix if weight.matrix.shape[0] <= weight.matrix.shape[1] else weight.matrix.T
+    step = max(1, _BLOCK_ENTRIES // max(matrix.shape[1], 1))
+    starts, total = range(0, matrix.shape[0], step), 0.0
+    for start in starts:
+        block = matrix[start : start + step].to(torch.float64)
+        total += float((block @ block.T).square().sum())
+        for other in starts:
+            if other > start:
+                total += 2 * float((block @ matrix[other : other + step].to(torch.float64).T).square().sum())
+    return total
+
+
+def spectrum_curve(values: Float[Tensor, " rank"], null_edge: float) -> dict[str, list[float]]:
+    """The singular values at up to 128 ranks, equally spaced in the logarithm, beside the edge that noise reaches."""
+    count = values.numel()
+    ranks = sorted({round(count ** (step / 127)) for step in range(128)}) if count else []
+    return {
+        "rank": [float(rank) for rank in ranks],
+        "value": [float(f"{float(values[rank - 1]):.4g}") for rank in ranks],
+        "null_edge": [float(f"{null_edge:.4g}")] * len(ranks),
+    }

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from collapse_cli.errors import UnreadableCheckpoint
 from collapse_cli.sources.base import Checkpoint
+from collapse_cli.sources.bytes import kind_of
 
 __all__ = ["open_checkpoint", "sniff"]
 
@@ -20,7 +21,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         UnsafeCheckpoint: reading it would mean executing it.
     """
     place = Path(path)
-    if place.is_dir():
+    if kind_of(place) == "folder":
         from collapse_cli.sources.folder import open_folder
 
         return open_folder(place)

@@ -1,6 +1,6 @@
 """What is known of an attention block beside its weights: heads, their width, positions, which bias is whose."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from collapse_cli.core.site import Role, Site
@@ -24,14 +24,14 @@ _PARTIAL_ROTARY = ("partial_rotary_factor", "rotary_pct", "rotary_dim", "rotary_
 Members = Mapping[Role, Sequence[Effective]]
 
 
-def rotary_lengths(stored: Mapping[str, Site]) -> dict[str, int]:
+def rotary_lengths(stored: Iterable[Site]) -> dict[str, int]:
     """Length of each rotary frequency buffer by the path of the module that owns its embedding."""
     ends = (".rotary_emb.inv_freq", ".rotary_pos_emb.inv_freq", ".inv_freq")
     found = {}
-    for name, site in stored.items():
-        end = next((end for end in ends if name.endswith(end)), None)
+    for site in stored:
+        end = next((end for end in ends if site.name.endswith(end)), None)
         if end and len(site.shape) == 1:
-            found[name.removesuffix(end)] = site.shape[0]
+            found[site.name.removesuffix(end)] = site.shape[0]
     return found
 
 
@@ -65,7 +65,7 @@ def attention_facts(
 
 
 def _declared_width(counts: HeadCounts, rows: int) -> int | None:
-    """Rows of one head where the configuration accounts for all rows; None where it says nothing or contradicts them."""
+    """Rows of one head where the configuration accounts for all rows; None where it is silent or contradicts them."""
     heads, head_dim = counts.heads, counts.head_dim
     if heads is None:
         return head_dim if head_dim is not None and rows % head_dim == 0 else None
@@ -106,7 +106,7 @@ def _is_rotary(config: Mapping[str, Any]) -> bool | None:
 
 
 def biases_in_order(members: Members, biases: Sequence[Effective]) -> list[tuple[Effective, str]]:
-    """Each bias with the part (`q`, `k`, `v`, `o`, or empty) it is added to, parts first, in the order of projections."""
+    """Each bias with the part (`q`, `k`, `v`, `o`, or empty) it is added to, in the order of projections."""
     left = list(biases)
     ordered: list[tuple[Effective, str]] = []
     for role in _PROJECTIONS:

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
 
-from collapse_cli.core.site import Role, Site
+from collapse_cli.core.site import Role
 from collapse_cli.sources.adapters import adapter_blocks
-from collapse_cli.sources.attention import attention_facts, biases_in_order, rotary_lengths
+from collapse_cli.sources.attention import attention_facts, biases_in_order
 from collapse_cli.sources.base import OptimizerGroup
 from collapse_cli.sources.chains import chain_blocks
 from collapse_cli.sources.fused import scoped
@@ -52,12 +52,12 @@ Members = Mapping[Role, Sequence[Effective]]
 @final
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a checkpoint says beside its tensors: configuration, adapter configuration, optimizer, stored headers."""
+    """What a checkpoint says beside its weights; `rotary` are lengths of frequency buffers by module path."""
 
     config: Mapping[str, Any]
     adapter: Mapping[str, Any]
     optimizer: tuple[OptimizerGroup, ...]
-    stored: Mapping[str, Site]
+    rotary: Mapping[str, int]
 
 
 def blocks_of(effective: Sequence[Effective], around: Surroundings) -> list[BlockRecipe]:
@@ -78,17 +78,18 @@ def blocks_of(effective: Sequence[Effective], around: Surroundings) -> list[Bloc
 
 
 def _modules(effective: Sequence[Effective], around: Surroundings) -> Iterator[BlockRecipe]:
-    rotary = rotary_lengths(around.stored)
     feeding: dict[str, list[Effective]] = {}
     for one in effective:
         if one.placement.feeds and one.placement.role is Role.NORM_GAIN:
             feeding.setdefault(one.placement.feeds, []).append(one)
     for (path, kind), group in _grouped(effective).items():
         members = _by_role(group, _MEMBERS[kind])
-        if not members:
+        if not members or (kind == "head" and Role.HEAD not in members):
             continue
+        if Role.ATTENTION_QK_NORM in members:
+            members[Role.ATTENTION_QK_NORM].sort(key=_is_key_norm)
         gains = feeding.get(path, []) if kind in {"attention", "mlp"} else []
-        extra, facts = _facts(kind, path, members, around=around, rotary=rotary, group=group)
+        extra, facts = _facts(kind, path, members, around=around, group=group)
         if gains:
             extra[Role.NORM_GAIN] = gains
             facts["norm_offset"] = gains[0].placement.norm_offset
@@ -120,25 +121,30 @@ def _by_role(group: Iterable[Effective], roles: tuple[Role, ...]) -> dict[Role, 
     return {role: sorted(ones, key=lambda one: one.placement.index or 0) for role, ones in found.items() if ones}
 
 
+def _is_key_norm(norm: Effective) -> bool:
+    """Files list `k_norm` before `q_norm`; members stand query first."""
+    words = module_of(norm.name).rpartition(".")[2].split("_")
+    return "k" in words or "key" in words
+
+
 def _recipe(path: str, members: Members, facts: Mapping[str, Any]) -> BlockRecipe:
     role, ones = next(iter(members.items()))
     site = replace(ones[0].recipe.site, name=path, layer=ones[0].placement.layer, role=role)
     return BlockRecipe(site, {role: tuple(one.name for one in ones) for role, ones in members.items()}, facts)
 
 
-def _facts(  # noqa: PLR0913 - one call site
+def _facts(
     kind: str,
     path: str,
     members: Members,
     *,
     around: Surroundings,
-    rotary: Mapping[str, int],
     group: Sequence[Effective],
 ) -> tuple[dict[Role, Sequence[Effective]], dict[str, Any]]:
     """Members that are found by more than their role, and the facts of the block."""
     if kind == "attention":
         biases = biases_in_order(members, [one for one in group if one.placement.role is Role.ATTENTION_BIAS])
-        facts = attention_facts(path, members, config=around.config, rotary=rotary)
+        facts = attention_facts(path, members, config=around.config, rotary=around.rotary)
         if not biases:
             return {}, facts
         return {Role.ATTENTION_BIAS: [one for one, _ in biases]}, {**facts, "bias_parts": [part for _, part in biases]}
@@ -158,11 +164,11 @@ def _mlp_bias(members: Members, group: Iterable[Effective]) -> dict[Role, Sequen
     inputs = members.get(Role.MLP_IN, ())
     if not inputs or inputs[0].is_unsplit:
         return {}
-    module, _, part = inputs[0].name.rpartition(".weight")[0], "", inputs[0].name.partition("#")[2]
+    first = inputs[0]
     for one in group:
-        name, _, own = one.name.partition("#")
-        is_same_module = module_of(name) == (module or module_of(inputs[0].name))
-        if one.placement.role is Role.MLP_BIAS and is_same_module and own == part:
+        is_same_module = module_of(one.name) == module_of(first.name)
+        is_same_part = one.name.partition("#")[2] == first.name.partition("#")[2]
+        if one.placement.role is Role.MLP_BIAS and is_same_module and is_same_part and one.shape == first.shape[:1]:
             return {Role.MLP_BIAS: [one]}
     return {}
 
@@ -191,7 +197,7 @@ def _head_facts(members: Members, config: Mapping[str, Any]) -> dict[str, Any]:
     facts = _vocabulary(own, rows)
     labels = own.get("num_labels") or config.get("num_labels") or len(config.get("id2label") or ()) or None
     module = module_of(first.name).rpartition(".")[2]
-    if module in {"lm_head", "embed_out"} or first.placement.role is Role.HEAD and "predictions" in first.name:
+    if module in {"lm_head", "embed_out"} or "predictions" in first.name:
         facts["is_language_model"] = True
     elif labels == rows:
         facts |= {"is_language_model": False, "num_labels": rows}

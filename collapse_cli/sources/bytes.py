@@ -4,11 +4,11 @@ import os
 import stat
 import weakref
 from pathlib import Path
-from typing import Protocol, final, runtime_checkable
+from typing import Literal, Protocol, final, runtime_checkable
 
 from collapse_cli.errors import UnreadableCheckpoint
 
-__all__ = ["ByteSource", "LocalBytes", "not_readable", "open_local"]
+__all__ = ["ByteSource", "LocalBytes", "kind_of", "not_readable", "open_local"]
 
 #: Larger files are dropped from the page cache behind the reader, so that a scan does not evict everything else.
 _DROPPED_BEHIND = 1 << 30
@@ -99,6 +99,17 @@ def open_local(path: Path) -> LocalBytes:
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a device, pipe or socket"
         raise UnreadableCheckpoint(f"is {kind}, not a file", where=where)
     return LocalBytes(where, descriptor, status.st_size)
+
+
+def kind_of(path: Path) -> Literal["file", "folder", "other"] | None:
+    """What a path leads to, links followed; None if there is nothing or it may not be looked at. Never raises."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return None
+    if stat.S_ISDIR(mode):
+        return "folder"
+    return "file" if stat.S_ISREG(mode) else "other"
 
 
 def not_readable(where: str, error: Exception) -> UnreadableCheckpoint:

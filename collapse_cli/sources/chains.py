@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from collapse_cli.core.site import Role
 from collapse_cli.sources.recipes import BlockRecipe, Effective, module_of
@@ -53,12 +54,12 @@ def _without_numbers(name: str) -> str:
 
 
 def _is_numbered(group: Sequence[Effective]) -> bool:
-    """Whether the names differ in nothing but numbers (a head apart), so that numbers and not the file give the order."""
+    """Whether the names differ in nothing but numbers (a head apart): then numbers give the order, not the file."""
     return len({_without_numbers(one.name) for one in group if one.placement.role is not Role.HEAD}) == 1
 
 
 def _pairs(group: Sequence[Effective]) -> Iterator[tuple[Effective, Effective]]:
-    for first, second in zip(group, group[1:], strict=False):
+    for first, second in pairwise(group):
         if second.shape[1] != first.shape[0]:
             continue
         # siblings of equal square shape and unrelated names may as well stand side by side (query, key, value)
@@ -68,7 +69,7 @@ def _pairs(group: Sequence[Effective]) -> Iterator[tuple[Effective, Effective]]:
 
 
 def _block(first: Effective, second: Effective, role: Role, modules: Mapping[str, Sequence[Effective]]) -> BlockRecipe:
-    members = {role: (first.name, second.name)}
+    members: dict[Role, tuple[str, ...]] = {role: (first.name, second.name)}
     bias_role = Role.LINEAR_BIAS if role is Role.LINEAR else Role.CONV_BIAS
     own = [one.name for one in modules.get(module_of(first.name), ()) if one.placement.role is bias_role]
     if own:

@@ -27,7 +27,7 @@ _MARKS_OF_BITSANDBYTES_MODULE = ("SCB", "weight_format")
 @final
 @dataclass(frozen=True, slots=True)
 class Material:
-    """One tensor before it is turned, unstacked and split: `compose` gets the stored tensors in the order of `reads`."""
+    """One tensor before it is turned, unstacked and split: `compose` gets the tensors in the order of `reads`."""
 
     site: Site
     reads: tuple[str, ...]
@@ -121,11 +121,13 @@ def weight_normalised(gain: "Tensor", direction: "Tensor") -> "Tensor":
     """g·v/‖v‖, the norm over every axis that g does not have (Salimans & Kingma, Weight Normalization 2016)."""
     gain, direction = _wide(gain), _wide(direction)
     if gain.numel() == 1:
-        return direction * (gain.reshape(()) / direction.norm())
+        scale: Tensor = gain.reshape(()) / direction.norm()
+        return direction * scale
     if gain.dim() == 1:
         gain = gain.reshape(-1, *[1] * (direction.dim() - 1))
     axes = [axis for axis in range(direction.dim()) if gain.shape[axis] == 1 and direction.shape[axis] != 1]
-    return direction * (gain / direction.norm(dim=axes, keepdim=True)) if axes else direction.sign() * gain
+    length: Tensor = direction.norm(dim=axes, keepdim=True) if axes else direction.abs()
+    return direction * (gain / length)
 
 
 def spectral_normalised(weight: "Tensor", left: "Tensor", right: "Tensor | None" = None) -> "Tensor":
@@ -137,7 +139,8 @@ def spectral_normalised(weight: "Tensor", left: "Tensor", right: "Tensor | None"
     if right is None:
         image = matrix.T @ left
         right = image / image.norm()
-    return weight / (left @ (matrix @ _wide(right).flatten()))
+    normalised: Tensor = weight / (left @ (matrix @ _wide(right).flatten()))
+    return normalised
 
 
 def masked(weight: "Tensor", mask: "Tensor") -> "Tensor":
@@ -209,7 +212,7 @@ def _block(shape: tuple[int, ...], scale: tuple[int, ...], config: Mapping[str, 
 
 
 def _side(side: int, scales: int, declared: object) -> int | None:
-    """Entries per scale along one axis. Rounding up makes it ambiguous: declared, then 128, then what divides, then 2ᵏ."""
+    """Entries per scale along one axis. Rounding up is ambiguous: declared, then 128, then a divisor, then 2ᵏ."""
     candidates = [declared] if isinstance(declared, int) and declared > 0 else []
     candidates += [_FP8_BLOCK, -(-side // max(scales, 1)) if side % max(scales, 1) == 0 else 0]
     candidates += [2**power for power in range(13)] + [-(-side // max(scales, 1))]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, final
 
 from collapse_cli.errors import UnreadableCheckpoint
-from collapse_cli.sources.bytes import open_local
+from collapse_cli.sources.bytes import kind_of, open_local
 from collapse_cli.sources.shard_index import is_index_name
 
 __all__ = ["WEIGHT_SUFFIXES", "Configuration", "configuration_beside", "is_auxiliary", "is_hub_name", "weight_files"]
@@ -58,7 +58,7 @@ def weight_files(folder: Path) -> list[Path]:
             if path.suffix in WEIGHT_SUFFIXES
             and not path.name.startswith(".")
             and not is_auxiliary(path.name)
-            and not path.is_dir()
+            and kind_of(path) != "folder"
         )
     except OSError:
         return []
@@ -74,7 +74,7 @@ def configuration_beside(path: Path) -> Configuration:
 
 
 def _json_object(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
-    if not path.exists():
+    if kind_of(path) is None:
         return {}, ()
     try:
         source = open_local(path)

@@ -9,6 +9,7 @@ from collapse_cli.core.naming import Placement, place
 from collapse_cli.core.report import Skip
 from collapse_cli.core.site import Role, Site
 from collapse_cli.sources.adapters import adapter_scales
+from collapse_cli.sources.attention import rotary_lengths
 from collapse_cli.sources.base import Checkpoint
 from collapse_cli.sources.blocks import Surroundings, blocks_of
 from collapse_cli.sources.composition import Material, materials_of
@@ -35,7 +36,7 @@ _PARTS_OF_BIAS = {3: _QKV, 2: _QKV[1:]}
 
 
 def plan(checkpoint: Checkpoint, *, roles: Mapping[str, Role] | None = None) -> Plan:
-    """What can be built from the stored tensors of a checkpoint; headers only. `roles` maps a name pattern to a role."""
+    """What can be built from the stored tensors of a checkpoint; headers only. `roles` maps name patterns to roles."""
     materials, skips, _ = materials_of(checkpoint.sites(), checkpoint.config)
     unread = {skip.site for skip in skips}
     sites = [material.site for material in materials]
@@ -50,7 +51,7 @@ def plan_from(checkpoint: Checkpoint, placements: Mapping[str, Placement]) -> Pl
     """
     stored = tuple(checkpoint.sites())
     materials, skips, consumed = materials_of(stored, checkpoint.config)
-    placed = {material.site.name: _placement(material, placements) for material in materials}
+    placed = _with_fused_biases({material.site.name: _placement(material, placements) for material in materials})
     materials = moments_of(checkpoint.optimizer, materials, placed)
     materials = codebooks_projected(materials, placed)
     materials = adapter_scales(posteriors_as_deviations(materials, placed), placed)
@@ -65,7 +66,7 @@ def plan_from(checkpoint: Checkpoint, placements: Mapping[str, Placement]) -> Pl
             continue
         effective += _effective(material, placement, config=checkpoint.config, widths=widths)
     members = aliased(effective, ties)
-    around = Surroundings(checkpoint.config, checkpoint.adapter, checkpoint.optimizer, {s.name: s for s in stored})
+    around = Surroundings(checkpoint.config, checkpoint.adapter, checkpoint.optimizer, rotary_lengths(stored))
     return Plan(
         sites=tuple(_located(site, placements, placed, consumed) for site in stored),
         weights=tuple(one.recipe for one in effective if one.name.partition("#")[0] not in ties),
@@ -115,7 +116,25 @@ def _input_widths(materials: Iterable[Material], placed: Mapping[str, Placement]
 
 
 def _turned(shape: tuple[int, ...], placement: Placement) -> tuple[int, ...]:
-    return shape[::-1] if placement.layout == "in_out" and len(shape) == 2 else shape
+    return shape[::-1] if _is_turned(placement, shape) else shape
+
+
+def _is_turned(placement: Placement, shape: tuple[int, ...]) -> bool:
+    # a bias carries the layout of its weight; its two axes are experts and outputs
+    return placement.layout == "in_out" and len(shape) == 2 and placement.role not in _BIASES
+
+
+def _with_fused_biases(placed: Mapping[str, Placement]) -> dict[str, Placement]:
+    """The same, a bias of a fused weight being fused like it."""
+
+    def fused(name: str, placement: Placement) -> Placement:
+        path, dot, leaf = name.rpartition(".")
+        weight = placed.get(path + dot + leaf.replace("bias", "weight"))
+        if placement.role not in _BIASES or placement.fused or weight is None or weight.stacked:
+            return placement
+        return replace(placement, fused=weight.fused, fused_order=weight.fused_order)
+
+    return {name: fused(name, placement) for name, placement in placed.items()}
 
 
 @final
@@ -155,7 +174,7 @@ def _effective(
     if role in _NO_WEIGHT or site.numel == 0 or not (site.is_floating or role in _COUNTS):
         return
     axes = len(site.shape)
-    is_stacked = (placement.stacked and axes == 3) or role.kind == "codebook" and axes == _axes_of_levels(role)
+    is_stacked = (placement.stacked and axes == 3) or (0 < axes == _axes_of_levels(role))
     shape = _turned(site.shape[1:] if is_stacked else site.shape, placement)
     fused = _fused(placement) if shape else ()
     parts: tuple[Rows, ...] | None = None
@@ -163,7 +182,7 @@ def _effective(
         columns = widths.get((placement.block, shape[0])) if len(shape) == 1 else shape[1]
         counts = head_counts(config, site.name)
         parts = parts_of(replace(placement, fused=fused), rows=shape[0], columns=columns, counts=counts)
-    is_turned = placement.layout == "in_out" and len(shape) == 2
+    is_turned = _is_turned(placement, shape)
     stack: list[tuple[int | None, str]] = [(None, "")]
     if is_stacked:
         word = "expert" if role.kind != "codebook" else "level"

@@ -1,15 +1,14 @@
 """Folders: which checkpoint a folder is, and which checkpoints a tree of folders holds."""
 
-import os
 import re
 from pathlib import Path
 
 from collapse_cli.errors import UnreadableCheckpoint
 from collapse_cli.sources.base import Checkpoint
-from collapse_cli.sources.bytes import not_readable
+from collapse_cli.sources.bytes import kind_of, not_readable, open_local
 from collapse_cli.sources.configuration import WEIGHT_SUFFIXES, is_auxiliary, weight_files
 from collapse_cli.sources.quoting import quoted
-from collapse_cli.sources.shard_index import is_index_name, read_index
+from collapse_cli.sources.shard_index import is_index_name
 from collapse_cli.sources.stored import StoredCheckpoint, stored_tensors
 
 __all__ = ["open_folder", "presented_as", "subjects"]
@@ -29,8 +28,8 @@ _PREFERRED = (
 _MARKERS = ("config.json", "adapter_config.json")
 #: Files that need no look inside to know that they are no checkpoint.
 _NO_WEIGHTS = frozenset(
-    ".json .jsonl .txt .md .py .sh .yaml .yml .toml .ini .cfg .log .csv .tsv .html .xml .png .jpg .jpeg .gif .svg .pdf .model"
-    " .parquet .arrow .db .lock .pyc .so .ipynb .zip .gz .tar .xz .zst .mp4 .wav .out .err .pkl .rst".split(" ")
+    {".json", ".jsonl", ".txt", ".md", ".py", ".sh", ".yaml", ".yml", ".toml", ".log", ".csv", ".tsv", ".html"}
+    | {".png", ".jpg", ".jpeg", ".gif", ".svg", ".pdf", ".mp4", ".wav", ".parquet", ".arrow", ".db", ".ipynb"}
 )
 
 
@@ -72,9 +71,9 @@ def subjects(path: Path) -> list[Path]:
     Raises:
         UnreadableCheckpoint: there is no such path, or the folder may not be listed.
     """
-    if not path.is_dir():
-        if not path.exists():
-            raise UnreadableCheckpoint("there is no such file or folder", where=str(path), hint="check the path")
+    if kind_of(path) != "folder":
+        # if it cannot be opened, this says why
+        open_local(path).close()
         return [path]
     return _below(path, set())
 
@@ -91,29 +90,28 @@ def _below(folder: Path, visited: set[tuple[int, int]]) -> list[Path]:
     if (status.st_dev, status.st_ino) in visited:
         return []
     visited.add((status.st_dev, status.st_ino))
-    found = [folder] if _is_subject(folder) else _single_files(listed)
+    found = [folder] if _is_subject(folder, listed) else _single_files(listed)
     for inner in listed:
-        if inner.is_dir() and not inner.name.startswith(".") and not _is_blob_store(inner):
+        if kind_of(inner) == "folder" and not inner.name.startswith(".") and not _is_blob_store(inner):
             found += _below(inner, visited)
     return found
 
 
-def _is_subject(folder: Path) -> bool:
-    is_marked = any((folder / marker).is_file() for marker in _MARKERS) or any(
-        is_index_name(path.name) and path.is_file() for path in folder.iterdir()
-    )
+def _is_subject(folder: Path, listed: list[Path]) -> bool:
+    is_marked = any(path.name in _MARKERS or is_index_name(path.name) for path in listed)
     return is_marked and _chosen(folder) is not None
 
 
 def _chosen(folder: Path) -> Path | None:
     """The file that a loader would take, or the only one there is."""
-    for name in _PREFERRED:
-        if (folder / name).exists() or (folder / name).is_symlink():
-            return folder / name
     try:
-        indices = sorted(path for path in folder.iterdir() if is_index_name(path.name) and path.is_file())
+        files = {path.name: path for path in sorted(folder.iterdir()) if kind_of(path) != "folder"}
     except OSError as error:
         raise not_readable(str(folder), error) from error
+    for name in _PREFERRED:
+        if name in files:
+            return files[name]
+    indices = [path for name, path in files.items() if is_index_name(name)]
     if indices:
         # safetensors before pickles, the plain one before its variants
         return min(indices, key=lambda path: ("safetensors" not in path.name, len(path.name), path.name))
@@ -132,8 +130,9 @@ def _single_files(listed: list[Path]) -> list[Path]:
 
 def _may_hold_weights(path: Path) -> bool:
     if path.suffix in WEIGHT_SUFFIXES:
-        return path.is_file() or (path.is_symlink() and not path.exists())
-    if path.suffix in _NO_WEIGHTS or not path.is_file():
+        # a link that leads nowhere is a subject whose opening will say so
+        return kind_of(path) in ("file", None)
+    if path.suffix in _NO_WEIGHTS or kind_of(path) != "file":
         return False
     from collapse_cli.sources import sniff
 
@@ -142,7 +141,7 @@ def _may_hold_weights(path: Path) -> bool:
 
 def _is_blob_store(folder: Path) -> bool:
     """Whether a folder is the half of a Hugging Face cache that the links in `snapshots` lead to."""
-    return folder.name == "blobs" and (folder.parent / "snapshots").is_dir()
+    return folder.name == "blobs" and kind_of(folder.parent / "snapshots") == "folder"
 
 
 def _natural(path: Path) -> tuple[list[tuple[int, int, str]], str]:
@@ -161,13 +160,13 @@ def _undecided(folder: Path) -> UnreadableCheckpoint:
             got=f"among them {some}",
             hint="name one of them; `collapse batch` looks at all",
         )
-    if (folder / ".metadata").exists():
+    if kind_of(folder / ".metadata") == "file":
         return UnreadableCheckpoint(
             "is a torch distributed checkpoint, which is not read yet",
             where=where,
             hint="python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE.pt",
         )
-    inner = sorted({found.name for found in subjects(folder)}) if os.access(folder, os.R_OK) else []
+    inner = [found.relative_to(folder).as_posix() for found in subjects(folder)]
     if inner:
         return UnreadableCheckpoint(
             f"the folder holds no weights itself, {len(inner)} below it do", where=where, hint="name one: " + inner[0]

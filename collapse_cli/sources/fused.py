@@ -100,7 +100,7 @@ def _first(config: Mapping[str, Any], keys: tuple[str, ...]) -> int | None:
 
 
 def parts_of(placement: Placement, *, rows: int, columns: int | None, counts: HeadCounts) -> tuple[Rows, ...] | None:
-    """Rows of each fused part in storage order, None where the layout cannot be known. `columns`: inputs of the weight."""
+    """Rows of each fused part in storage order, None where the layout is unknown. `columns`: inputs of the weight."""
     fused = placement.fused
     if placement.fused_order == "interleaved":
         return None if rows % len(fused) else tuple(Rows(rows // len(fused), i, 1) for i in range(len(fused)))

@@ -21,7 +21,7 @@ class MemoryCheckpoint:
 
     format = "memory"
 
-    def __init__(  # noqa: PLR0913 - the fields of a Checkpoint
+    def __init__(
         self,
         path: str,
         tensors: Mapping[str, "Tensor"],
@@ -72,7 +72,7 @@ class MemoryCheckpoint:
         self._tensors = {}
 
 
-def memory_checkpoint(  # noqa: PLR0913 - the fields of a Checkpoint
+def memory_checkpoint(
     tensors: Mapping[str, Any],
     *,
     config: Mapping[str, Any] | None = None,

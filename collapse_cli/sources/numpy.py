@@ -19,7 +19,7 @@ from collapse_cli.sources.configuration import configuration_beside
 from collapse_cli.sources.quoting import quoted
 from collapse_cli.sources.stored import StoredCheckpoint, StoredTensor, filled
 from collapse_cli.sources.unwrap import strip_prefixes
-from collapse_cli.sources.zip_member import Member, member_beginning, member_of, member_values
+from collapse_cli.sources.zip_member import ZIP_FAULTS, Member, member_beginning, member_of, member_values
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,9 +80,8 @@ def open_npy(path: Path) -> StoredCheckpoint:
     except BaseException:
         source.close()
         raise
-    checkpoint = _checkpoint(
-        source, [(path.stem, header, header.length, partial(source.read_into, header.length))], path
-    )
+    origin = Origin(source.where, header.length, end)
+    checkpoint = _checkpoint(source, [(path.stem, header, origin, partial(source.read_into, header.length))], path)
     if header.dtype is not None and end < source.size:
         checkpoint.notices += (f"the {source.size - end:,} bytes after the array were not read",)
     return checkpoint
@@ -150,6 +149,9 @@ def parse_array_header(beginning: bytes, where: str, name: str) -> ArrayHeader:
 
 
 def _dictionary(text: bytes, where: str, called: str) -> dict[str, object]:
+    if b"\\" in text:
+        # no dtype has one, and Python warns of escapes that it does not know
+        _refuse(where, f"{called} should have a header without backslashes, it does not")
     try:
         # a literal, not an expression: names and calls are refused by ast itself
         value = ast.literal_eval(text.decode("utf-8" if not text.isascii() else "ascii").strip())
@@ -164,7 +166,7 @@ def _members(path: Path, source: ByteSource) -> list[Member]:
     try:
         with zipfile.ZipFile(path) as archive:
             listed = [item for item in archive.infolist() if not item.is_dir()]
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError) as error:
+    except ZIP_FAULTS as error:
         raise UnreadableCheckpoint(
             "the zip archive has no whole table of contents",
             where=source.where,
@@ -176,7 +178,7 @@ def _members(path: Path, source: ByteSource) -> list[Member]:
     return [member_of(item, source) for item in sorted(listed, key=lambda item: item.header_offset)]
 
 
-_Array = tuple[str, ArrayHeader, int, Callable[[memoryview], None]]
+_Array = tuple[str, ArrayHeader, Origin, Callable[[memoryview], None]]
 
 
 def _array(source: ByteSource, member: Member) -> _Array:
@@ -188,19 +190,20 @@ def _array(source: ByteSource, member: Member) -> _Array:
             f"array {quoted(name)} should have {header.length + header.nbytes:,} bytes by its own header",
             f"the archive says {member.size:,}",
         )
-    return name, header, member.begin, partial(member_values, source, member, header.length)
+    begin = member.begin if member.is_deflated else member.begin + header.length
+    origin = Origin(source.where, begin, member.end)
+    return name, header, origin, partial(member_values, source, member, header.length)
 
 
 def _checkpoint(source: ByteSource, arrays: list[_Array], path: Path) -> StoredCheckpoint:
     names = strip_prefixes([name for name, *_ in arrays])
     beside = configuration_beside(path)
     tensors, unreadable = [], []
-    for name, header, begin, fill in arrays:
+    for name, header, origin, fill in arrays:
         if header.dtype is None:
             unreadable.append(Skip(None, names[name], f"{header.descr} is no dtype of numbers that is read"))
             continue
         site = Site(names[name], header.shape, header.dtype)
-        origin = Origin(source.where, begin, begin + header.nbytes)
         tensors.append(StoredTensor(site, origin, partial(_tensor, site, header, source.where, fill)))
     return StoredCheckpoint(
         path=source.where,

@@ -47,7 +47,7 @@ def moments_of(
 
 
 def expanded(row: "Tensor", column: "Tensor") -> "Tensor":
-    """v = r cᵀ / mean(r), float32 (Shazeer & Stern, Adafactor 2018, algorithm 4)."""
+    """Second moment r cᵀ / mean(r), float32 (Shazeer & Stern, Adafactor 2018, algorithm 4)."""
     row, column = row.float(), column.float()
     return (row / row.mean(dim=-1, keepdim=True)).unsqueeze(-1) * column.unsqueeze(-2)
 

@@ -1,9 +1,18 @@
 """Names out of a file, made fit to stand in a message."""
 
-__all__ = ["quoted"]
+__all__ = ["is_text", "quoted"]
 
 #: A 64 kB tensor name must not fill a terminal.
 _LONGEST = 200
+
+
+def is_text(name: str) -> bool:
+    """Whether a string is whole characters: JSON can write half of one, which no file or terminal takes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def quoted(name: str) -> str:

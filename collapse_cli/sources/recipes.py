@@ -19,7 +19,7 @@ __all__ = ["BlockRecipe", "Effective", "Plan", "WeightRecipe", "module_of", "ste
 @final
 @dataclass(frozen=True, slots=True)
 class WeightRecipe:
-    """How to build one effective weight: `build` gets the stored tensors named in `reads` (any device, stored dtype)."""
+    """How to build one effective weight: `build` gets the stored tensors of `reads` (any device, stored dtype)."""
 
     site: Site
     reads: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Weights that are a function of what is stored, where only the role tells: projected codebooks, posterior deviations."""
+"""Weights that are a function of what is stored, told by role: projected codebooks, posterior deviations."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace

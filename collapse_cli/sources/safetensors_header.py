@@ -14,7 +14,7 @@ from typing import Any, NoReturn, final
 
 from collapse_cli.errors import UnreadableCheckpoint
 from collapse_cli.sources.dtypes import BITS
-from collapse_cli.sources.quoting import quoted
+from collapse_cli.sources.quoting import is_text, quoted
 
 __all__ = ["HEADER_LIMIT", "Entry", "Header", "check_length", "header_end", "parse_entries", "parse_header"]
 
@@ -168,14 +168,14 @@ def _metadata(value: Any, where: str) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(item, str) for item in value.values()):
         _refuse(where, '"__metadata__" should map strings to strings, it does not')
     for text in (*value.keys(), *value.values()):
-        if not _is_text(text):
+        if not is_text(text):
             _refuse(where, f'"__metadata__" should be text, {quoted(text)} has half a character in it')
     return dict(value)
 
 
 def _entry(name: str, value: Any, data_begin: int, where: str) -> Entry:
     called = f"tensor {quoted(name)}"
-    if not _is_text(name):
+    if not is_text(name):
         _refuse(where, f"the name of {called} should be text, it has half a character in it")
     if not isinstance(value, dict) or not {"dtype", "shape", "data_offsets"} <= value.keys():
         _refuse(where, f"{called} should have dtype, shape and data_offsets")
@@ -212,10 +212,6 @@ def _nbytes(called: str, shape: list[int], dtype: str, where: str) -> int:
 
 def _are_sizes(value: Any) -> bool:
     return isinstance(value, list) and all(type(item) is int and 0 <= item < _SIZE_LIMIT for item in value)
-
-
-def _is_text(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _refuse(where: str, expected: str, got: str = "", hint: str = _WRITTEN_WRONGLY) -> NoReturn:

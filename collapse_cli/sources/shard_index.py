@@ -8,7 +8,7 @@ from typing import Any, NoReturn, final
 
 from collapse_cli.errors import UnreadableCheckpoint
 from collapse_cli.sources.bytes import open_local
-from collapse_cli.sources.quoting import quoted
+from collapse_cli.sources.quoting import is_text, quoted
 
 __all__ = ["ShardIndex", "is_index_name", "read_index"]
 
@@ -48,9 +48,9 @@ def read_index(path: Path) -> ShardIndex:
     weight_map = value.get("weight_map") if isinstance(value, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
         _refuse(where, "the index should have a weight_map from tensor to shard file", "it has none")
-    for text_of in (*weight_map.keys(), *weight_map.values()):
-        if any("\ud800" <= character <= "\udfff" for character in text_of):
-            _refuse(where, f"the index should be text, {quoted(text_of)} has half a character in it")
+    for text in (*weight_map.keys(), *weight_map.values()):
+        if not is_text(text):
+            _refuse(where, f"the index should be text, {quoted(text)} has half a character in it")
     metadata = value.get("metadata")
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
     is_whole = type(total) is int or (isinstance(total, float) and total.is_integer())

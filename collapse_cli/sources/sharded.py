@@ -1,5 +1,6 @@
-"""Sharded checkpoints: one `*.index.json` over several weight files, read as the union of the index and their headers."""
+"""Sharded checkpoints: an `*.index.json` over several files, read as the union of the index and their headers."""
 
+import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING
 from collapse_cli.core.report import Skip
 from collapse_cli.errors import UnreadableCheckpoint
 from collapse_cli.sources.base import Checkpoint, ShardLayout
-from collapse_cli.sources.bytes import open_local
+from collapse_cli.sources.bytes import kind_of, open_local
 from collapse_cli.sources.configuration import configuration_beside, weight_files
 from collapse_cli.sources.quoting import quoted
 from collapse_cli.sources.safetensors import safetensors_checkpoint
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["open_sharded"]
 
-#: Bytes of tensors that stand in two shards which are compared at opening, in all; what goes beyond is told in a notice.
+#: Bytes in all of tensors standing in two shards that are compared at opening; what goes beyond is told in a notice.
 _COMPARED = 64 << 20
 _CHUNK = 1 << 20
 
@@ -38,7 +39,7 @@ def open_sharded(path: Path) -> StoredCheckpoint:
     located = {file: _located(path, file) for file in files}
     opened: dict[str, Checkpoint] = {}
     faults: dict[str, str] = {}
-    absent = tuple(file for file, place in located.items() if not place.exists())
+    absent = tuple(file for file, place in located.items() if kind_of(place) is None)
     try:
         for file, place in located.items():
             if file in absent:
@@ -69,13 +70,8 @@ def _located(index_path: Path, file: str) -> Path:
             hint="an index names files in its own folder; do not trust this one",
         )
     place = index_path.parent / file
-    try:
-        folders = (index_path.parent.resolve(), index_path.resolve().parent)
-        target = place.resolve()
-    except (OSError, RuntimeError, ValueError) as error:
-        raise UnreadableCheckpoint(
-            f"the shard {quoted(file)} cannot be followed to a file", where=str(index_path), hint="check its links"
-        ) from error
+    folders = (_real(index_path.parent), _real(index_path).parent)
+    target = _real(place)
     if not any(target.is_relative_to(folder) for folder in folders):
         raise UnreadableCheckpoint(
             f"the shard {quoted(file)} is a link that leaves the checkpoint's folder",
@@ -84,6 +80,11 @@ def _located(index_path: Path, file: str) -> Path:
             hint="open the index in the folder that the links lead to, or copy the shards beside the index",
         )
     return place
+
+
+def _real(path: Path) -> Path:
+    # unlike Path.resolve it does not raise at links in a circle
+    return Path(os.path.realpath(path))
 
 
 def _open_shard(place: Path) -> Checkpoint:

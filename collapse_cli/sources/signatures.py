@@ -8,6 +8,7 @@ from collapse_cli.sources.bytes import open_local
 from collapse_cli.sources.quoting import quoted
 from collapse_cli.sources.safetensors_header import HEADER_LIMIT, parse_header
 from collapse_cli.sources.shard_index import is_index_name
+from collapse_cli.sources.zip_member import ZIP_FAULTS
 
 __all__ = ["format_of", "refusal"]
 
@@ -125,7 +126,7 @@ def _zip_members(path: Path) -> list[str] | None:
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError):
+    except ZIP_FAULTS:
         return None
 
 

@@ -46,8 +46,10 @@ class _Archive:
     is_swapped: bool  # the bytes of an entry stand in the order that this machine does not use
 
 
-def open_torch_zip(path: Path) -> StoredCheckpoint:
-    """A `torch.save` archive as a checkpoint: model under clean names first, then averages, optimizer and strays.
+def open_torch_zip(path: Path, *, is_stripped: bool = True) -> StoredCheckpoint:
+    """A `torch.save` archive as a checkpoint: the model first, then averages, optimizer and strays.
+
+    With `is_stripped` the tensors of the model lose the prefixes of wrappers.
 
     Raises:
         UnreadableCheckpoint: the file is not there, truncated, or not what `torch.save` writes.
@@ -55,7 +57,7 @@ def open_torch_zip(path: Path) -> StoredCheckpoint:
     """
     source = open_local(path)
     try:
-        checkpoint = _checkpoint(_archive(path, source))
+        checkpoint = _checkpoint(_archive(path, source), is_stripped=is_stripped)
     except BaseException:
         source.close()
         raise
@@ -65,9 +67,9 @@ def open_torch_zip(path: Path) -> StoredCheckpoint:
     return checkpoint
 
 
-def _checkpoint(archive: _Archive) -> StoredCheckpoint:
+def _checkpoint(archive: _Archive, *, is_stripped: bool) -> StoredCheckpoint:
     where = archive.source.where
-    unwrapped = unwrap(archive.pickle.tree, where=where)
+    unwrapped = unwrap(archive.pickle.tree, where=where, is_stripped=is_stripped)
     roles = _roles(unwrapped.optimizer)
     tensors: list[StoredTensor] = []
     unreadable: list[Skip] = []

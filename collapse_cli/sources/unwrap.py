@@ -73,13 +73,15 @@ def _all_in_module(names: list[str]) -> bool:
     return bool(inside) and all(name.startswith("module.") and name != "module." for name in inside)
 
 
-def unwrap(tree: Any, *, where: str = "") -> Unwrapped:
+def unwrap(tree: Any, *, where: str = "", is_stripped: bool = True) -> Unwrapped:
     """The model state dict, optimizer state and other tensors of a checkpoint tree.
+
+    Without `is_stripped` the prefixes of wrappers stay: one shard does not show whether every tensor has them.
 
     Raises:
         UnreadableCheckpoint: the tree is too deep or names too many tensors.
     """
-    forest = _Forest(tree, where)
+    forest = _Forest(tree, where, is_stripped=is_stripped)
     optimizers = dict(_optimizers(tree))
     home, model_tree = _model_place(tree, forest)
     model = _named(model_tree, forest, {path[len(home) :] for path in optimizers if path[: len(home)] == home})
@@ -126,8 +128,8 @@ def _children(node: Any) -> Iterator[tuple[str | None, Any]]:
 class _Forest:
     """A tree with every container that leads to a tensor marked; shared and circular containers are looked at once."""
 
-    def __init__(self, tree: Any, where: str) -> None:
-        self.where = where
+    def __init__(self, tree: Any, where: str, *, is_stripped: bool) -> None:
+        self.where, self.is_stripped = where, is_stripped
         self._fertile = _fertile(tree)
         self._tensors = self._characters = 0
 
@@ -139,6 +141,8 @@ class _Forest:
         """Every tensor below a value with its path, in order; containers on the way to themselves are left out."""
         if isinstance(node, Leaf):
             yield path, node
+        if path in skipping:
+            return
         open_nodes: list[tuple[int, Path, Iterator[tuple[str | None, Any]]]] = []
         if self.holds(node):
             open_nodes.append((id(node), path, _children(node)))
@@ -222,10 +226,10 @@ def _named(node: Any, forest: _Forest, skipping: Collection[Path]) -> dict[str, 
         parts.setdefault(path[0] if is_part else "", []).append((".".join(path[is_part:]) or "tensor", leaf))
     named: dict[str, Leaf] = {}
     for part, tensors in parts.items():
-        clean = strip_prefixes(name for name, _ in tensors)
+        clean = strip_prefixes(name for name, _ in tensors) if forest.is_stripped else {}
         for name, leaf in tensors:
-            full = f"{part}.{clean[name]}" if part else clean[name]
-            named[_free(full, named, ())] = leaf
+            cleaned = clean.get(name, name)
+            named[_free(f"{part}.{cleaned}" if part else cleaned, named)] = leaf
     return named
 
 
@@ -252,7 +256,7 @@ def _plain(value: Any, left: list[int], depth: int) -> Any:
         value = value.entries | (value.state if isinstance(value.state, dict) else {})
     if isinstance(value, dict):
         pairs = ((key, _plain(item, left, depth - 1)) for key, item in value.items() if isinstance(key, str))
-        return {key: item for key, item in pairs if item is not None}
+        return {key: item for key, item in pairs if item is not None and item != {}}
     if isinstance(value, list | tuple) and not isinstance(value, Leaf):
         return [_plain(item, left, depth - 1) for item in value[:MOST_SETTINGS]]
     return value if isinstance(value, str | int | float | bool) else None

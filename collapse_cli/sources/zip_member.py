@@ -1,5 +1,6 @@
 """The bytes of one member of a zip archive, stored or deflated, in ranges and never more of them than was declared."""
 
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -10,7 +11,10 @@ from collapse_cli.errors import UnreadableCheckpoint
 from collapse_cli.sources.bytes import ByteSource
 from collapse_cli.sources.quoting import quoted
 
-__all__ = ["Member", "member_beginning", "member_of", "member_values"]
+__all__ = ["ZIP_FAULTS", "Member", "member_beginning", "member_of", "member_values"]
+
+#: What the standard library raises at archives that are none.
+ZIP_FAULTS = (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError, struct.error, OverflowError)
 
 _CHUNK = 1 << 20
 #: deflate makes at most 258 bytes of 2 bits (zlib technical details: "1032:1"); a member that claims more lies.

@@ -1,0 +1,100 @@
+"""The commands, and what happens to whatever they raise."""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from collapse_cli._version import __version__
+from collapse_cli.cli import doctor, explain, inspect, listing, scan, schema
+from collapse_cli.cli.messages import plain, say_error
+from collapse_cli.errors import CollapseError
+
+__all__ = ["app", "run"]
+
+_CONTEXT = {"help_option_names": ["-h", "--help"]}
+
+
+class _Commands(TyperGroup):
+    """The group; a path where a command should stand gets the command that was probably meant."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        word = args[0] if args else ""
+        if word and word not in self.commands and (Path(word).exists() or os.sep in word):
+            message = f'"{plain(word)}" is a path, not a command; did you mean: collapse scan {plain(word)}'
+            say_error(message)
+            raise typer.Exit(2)
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    name="collapse",
+    help="Has this saved model collapsed: where, how badly, why do you believe it, and what should I do?",
+    context_settings=_CONTEXT,
+    no_args_is_help=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"collapse {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001 - acts in its callback
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
+
+
+app.command("scan", context_settings=_CONTEXT)(scan.scan)
+app.command("inspect", context_settings=_CONTEXT)(inspect.inspect)
+app.command("list", context_settings=_CONTEXT)(listing.list_analyzers)
+app.command("explain", context_settings=_CONTEXT)(explain.explain)
+app.command("schema", context_settings=_CONTEXT)(schema.schema)
+app.command("doctor", context_settings=_CONTEXT)(doctor.doctor)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code; never raises.
+
+    130 is Ctrl-C, with every file already written whole. A closed pipe (`collapse scan … | head`) ends in silence.
+    """
+    try:
+        code = app(list(arguments), standalone_mode=False)
+        sys.stdout.flush()
+    except typer.Exit as stop:
+        return int(stop.exit_code)
+    except CollapseError as error:
+        say_error(str(error), hint=error.hint)
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        say_error("interrupted")
+        return 130
+    except BrokenPipeError:
+        # the reader has gone: what Python flushes at exit must go nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:  # noqa: BLE001 - the last line of defence: exit 1 would mean "findings"
+        shown = getattr(error, "show", None)
+        if callable(shown):  # a usage error of the parser
+            shown()
+            return int(getattr(error, "exit_code", 2))
+        traceback.print_exc()
+        say_error("this is a bug in collapse, not in your file; please report it with the lines above")
+        return 2
+    return code if isinstance(code, int) else 0

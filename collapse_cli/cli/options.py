@@ -1,0 +1,218 @@
+"""The flags that measuring commands share, each with its environment variable, as types of parameters."""
+
+from collections.abc import Iterable
+from typing import Annotated
+
+import typer
+
+from collapse_cli.errors import BadPolicy
+
+__all__ = [
+    "All",
+    "AllowPartial",
+    "Color",
+    "Device",
+    "Exclude",
+    "ExitZero",
+    "FailOn",
+    "Format",
+    "Ignore",
+    "IgnoreSites",
+    "Include",
+    "Intent",
+    "Map",
+    "MaxMemory",
+    "NoPlugins",
+    "Output",
+    "ProgressFlag",
+    "Quiet",
+    "Seed",
+    "Select",
+    "Sites",
+    "SubjectId",
+    "Timeout",
+    "Verbose",
+    "byte_count",
+    "words",
+]
+
+_WHAT = "What is measured"
+_VERDICT = "Verdict"
+_OUTPUT = "Output"
+_HOW = "How it runs"
+
+List = list[str] | None
+Select = Annotated[
+    List,
+    typer.Option(
+        "--select", envvar="COLLAPSE_SELECT", metavar="LIST", rich_help_panel=_WHAT,
+        help="Analyzers, families, globs, or all; comma-separated or repeated.",
+    ),
+]  # fmt: skip
+Ignore = Annotated[
+    List,
+    typer.Option(
+        "--ignore", envvar="COLLAPSE_IGNORE", metavar="LIST", rich_help_panel=_WHAT,
+        help="The same, left out; wins over --select.",
+    ),
+]  # fmt: skip
+Sites = Annotated[
+    List,
+    typer.Option(
+        "--sites", envvar="COLLAPSE_SITES", metavar="GLOB", rich_help_panel=_WHAT, help="Only tensors of these names."
+    ),
+]
+IgnoreSites = Annotated[
+    List,
+    typer.Option(
+        "--ignore-sites", envvar="COLLAPSE_IGNORE_SITES", metavar="GLOB", rich_help_panel=_WHAT,
+        help="No tensors of these names.",
+    ),
+]  # fmt: skip
+Include = Annotated[
+    List,
+    typer.Option(
+        "--include", envvar="COLLAPSE_INCLUDE", metavar="GLOB", rich_help_panel=_WHAT,
+        help="Only these files of a folder.",
+    ),
+]  # fmt: skip
+Exclude = Annotated[
+    List,
+    typer.Option(
+        "--exclude", envvar="COLLAPSE_EXCLUDE", metavar="GLOB", rich_help_panel=_WHAT,
+        help="Not these files of a folder; wins over --include.",
+    ),
+]  # fmt: skip
+Map = Annotated[
+    List,
+    typer.Option(
+        "--map", envvar="COLLAPSE_MAP", metavar="ROLE=TENSOR", rich_help_panel=_WHAT,
+        help="The role of tensors with foreign names (glob), e.g. codebook=vq.table.",
+    ),
+]  # fmt: skip
+Intent = Annotated[
+    str | None,
+    typer.Option(
+        "--intent", envvar="COLLAPSE_INTENT", metavar="INTENT", rich_help_panel=_VERDICT,
+        help="classifier, representation, language-model or generative; without one, metrics that need it are "
+        "reported and not judged.",
+    ),
+]  # fmt: skip
+FailOn = Annotated[
+    str,
+    typer.Option(
+        "--fail-on", envvar="COLLAPSE_FAIL_ON", metavar="SEVERITY", rich_help_panel=_VERDICT,
+        help="info, warning or error: findings from here on exit with 1.",
+    ),
+]  # fmt: skip
+ExitZero = Annotated[
+    bool,
+    typer.Option("--exit-zero", envvar="COLLAPSE_EXIT_ZERO", rich_help_panel=_VERDICT, help="Exit 0 instead of 1."),
+]
+AllowPartial = Annotated[
+    bool,
+    typer.Option(
+        "--allow-partial", envvar="COLLAPSE_ALLOW_PARTIAL", rich_help_panel=_VERDICT,
+        help="A partial analysis does not exit with 2.",
+    ),
+]  # fmt: skip
+Format = Annotated[
+    str,
+    typer.Option(
+        "-f", "--format", envvar="COLLAPSE_FORMAT", metavar="FORMAT", rich_help_panel=_OUTPUT,
+        help="What stdout carries: table, concise, json, jsonl, csv or md.",
+    ),
+]  # fmt: skip
+Output = Annotated[
+    List,
+    typer.Option(
+        "-o", "--output", envvar="COLLAPSE_OUTPUT", metavar="[FMT=]FILE", rich_help_panel=_OUTPUT,
+        help="Also write a file, format by suffix unless named; repeatable.",
+    ),
+]  # fmt: skip
+All = Annotated[
+    bool,
+    typer.Option("--all", envvar="COLLAPSE_ALL", rich_help_panel=_OUTPUT, help="The table shows every measurement."),
+]
+Quiet = Annotated[
+    bool, typer.Option("-q", "--quiet", rich_help_panel=_OUTPUT, help="Findings and errors only; no progress.")
+]
+Verbose = Annotated[
+    int,
+    typer.Option(
+        "-v", "--verbose", count=True, envvar="COLLAPSE_VERBOSITY", rich_help_panel=_OUTPUT,
+        help="-v timings, -vv the debug log.",
+    ),
+]  # fmt: skip
+Color = Annotated[
+    str,
+    typer.Option(
+        "--color", envvar="COLLAPSE_COLOR", metavar="WHEN", rich_help_panel=_OUTPUT, help="auto, always or never."
+    ),
+]
+ProgressFlag = Annotated[
+    bool | None,
+    typer.Option(
+        "--progress/--no-progress", envvar="COLLAPSE_PROGRESS", rich_help_panel=_OUTPUT, help="On stderr.",
+        show_default="on a terminal",
+    ),
+]  # fmt: skip
+SubjectId = Annotated[
+    str | None,
+    typer.Option(
+        "--subject-id", envvar="COLLAPSE_SUBJECT_ID", metavar="ID", rich_help_panel=_OUTPUT,
+        help="The subject's name in the report, instead of its path.",
+    ),
+]  # fmt: skip
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device", envvar="COLLAPSE_DEVICE", metavar="DEVICE", rich_help_panel=_HOW, help="auto, cpu or cuda[:N]."
+    ),
+]
+MaxMemory = Annotated[
+    str | None,
+    typer.Option(
+        "--max-memory", envvar="COLLAPSE_MAX_MEMORY", metavar="BYTES", rich_help_panel=_HOW,
+        help="Most bytes of tensors held at once for one block, e.g. 4GiB.", show_default="1GiB or two tensors",
+    ),
+]  # fmt: skip
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout", envvar="COLLAPSE_TIMEOUT", metavar="SECONDS", min=0.0, rich_help_panel=_HOW,
+        help="Most seconds for one subject; what was not reached is stated.", show_default="none",
+    ),
+]  # fmt: skip
+Seed = Annotated[int, typer.Option("--seed", envvar="COLLAPSE_SEED", rich_help_panel=_HOW, help="Recorded.")]
+NoPlugins = Annotated[
+    bool,
+    typer.Option("--no-plugins", envvar="COLLAPSE_NO_PLUGINS", rich_help_panel=_HOW, help="No third-party analyzers."),
+]
+
+
+def words(given: Iterable[str] | None) -> tuple[str, ...]:
+    """The words of a list flag: repeated or comma-separated, blanks dropped."""
+    return tuple(word.strip() for item in given or () for word in item.split(",") if word.strip())
+
+
+def byte_count(text: str | None) -> int | None:
+    """`4GiB`, `500MB`, `2e9` or a plain number as bytes.
+
+    Raises:
+        BadPolicy: it is none of these.
+    """
+    if text is None:
+        return None
+    word = text.strip().upper().removesuffix("B")
+    base = 1024 if word.endswith("I") else 1000
+    word = word.removesuffix("I")
+    unit = word[-1:] if word[-1:] in ("K", "M", "G", "T") else ""
+    try:
+        number = float(word.removesuffix(unit) if unit else word)
+        count = int(number * base ** ["", "K", "M", "G", "T"].index(unit))
+    except (ValueError, OverflowError) as error:
+        raise BadPolicy(f'--max-memory "{text}"', expected="should be a size such as 4GiB or 500MB") from error
+    if count <= 0:
+        raise BadPolicy(f'--max-memory "{text}"', expected="should be more than 0")
+    return count

@@ -1,0 +1,136 @@
+"""Where a report goes: stdout in one format, and any number of files, each written whole or not at all."""
+
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+from collapse_cli.cli.messages import say
+from collapse_cli.cli.request import choice
+from collapse_cli.errors import BadPolicy
+
+if TYPE_CHECKING:
+    from collapse_cli.core.report import Report
+
+__all__ = ["Destinations", "deliver", "has_color", "write_whole"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Destinations:
+    """The format of stdout, the files, and how the table looks."""
+
+    format: str
+    files: tuple[tuple[str, Path], ...]
+    color: str
+    show_all: bool = False
+    is_quiet: bool = False
+
+    @classmethod
+    def parsed(
+        cls,
+        chosen: str,
+        output: tuple[str, ...],
+        *,
+        color: str,
+        show_all: bool,
+        quiet: bool,
+    ) -> "Destinations":
+        """What `-f`, `-o` and `--color` ask for.
+
+        Raises:
+            BadPolicy: an unknown format or suffix, or a folder that does not exist: said before anything is measured.
+        """
+        from collapse_cli.render import FORMATS
+
+        choice("--format", chosen, FORMATS)
+        choice("--color", color, ("auto", "always", "never"))
+        return cls(chosen, tuple(_destination(word) for word in output), color, show_all, quiet)
+
+
+def _destination(word: str) -> tuple[str, Path]:
+    from collapse_cli.render import FORMATS, SUFFIXES
+
+    name, equals, rest = word.partition("=")
+    if equals and name in FORMATS:
+        chosen, path = name, Path(rest)
+    else:
+        path = Path(word)
+        chosen = SUFFIXES.get(path.suffix.lower(), "")
+        if not chosen:
+            raise BadPolicy(
+                f'--output "{word}"',
+                expected=f"should end in one of {', '.join(SUFFIXES)} or begin with a format",
+                hint=f"-o json={word}",
+            )
+    if not path.parent.is_dir():
+        raise BadPolicy(
+            f'--output "{word}"', expected="should lie in a folder that exists", hint=f"mkdir {path.parent}"
+        )
+    return chosen, path
+
+
+def has_color(when: str, *, is_terminal: bool) -> bool:
+    """Whether to colour: the flag, then `NO_COLOR`, then `FORCE_COLOR`, then whether a terminal is there."""
+    if when != "auto":
+        return when == "always"
+    if os.environ.get("NO_COLOR"):
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or is_terminal
+
+
+def deliver(report: "Report", to: Destinations) -> None:
+    """Write the files, then the one report on stdout; the verdict goes to stderr where stdout does not close with it.
+
+    Raises:
+        BadPolicy: a file cannot be written.
+    """
+    from collapse_cli.render import RENDERERS, Look, verdict_line
+
+    for name, path in to.files:
+        write_whole(path, RENDERERS[name](report, Look(show_all=to.show_all)))
+    is_terminal = sys.stdout.isatty()
+    chosen = "concise" if to.format == "table" and not is_terminal and to.color != "always" else to.format
+    look = Look(
+        width=_width() if is_terminal else 100,
+        has_color=has_color(to.color, is_terminal=is_terminal),
+        show_all=to.show_all,
+        is_quiet=to.is_quiet,
+    )
+    sys.stdout.write(RENDERERS[chosen](report, look))
+    sys.stdout.flush()
+    if chosen not in ("table", "concise"):
+        say(verdict_line(report))
+
+
+def _width() -> int:
+    import shutil
+
+    return shutil.get_terminal_size((100, 24)).columns
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a temporary file beside the target, sync it, rename it: a reader never sees half of it.
+
+    Raises:
+        BadPolicy: the folder does not take the file.
+    """
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise BadPolicy(f'cannot write "{path}"', got=error.strerror or str(error)) from error
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(path)
+    except OSError as error:
+        raise BadPolicy(f'cannot write "{path}"', got=error.strerror or str(error)) from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)

@@ -1,0 +1,17 @@
+"""How a report is to look, where the reader has a say."""
+
+from dataclasses import dataclass
+from typing import final
+
+__all__ = ["Look"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Columns of the terminal, colour or not, every measurement or findings only, findings and errors only."""
+
+    width: int = 100
+    has_color: bool = False
+    show_all: bool = False
+    is_quiet: bool = False

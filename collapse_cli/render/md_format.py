@@ -1,0 +1,98 @@
+"""Markdown: verdict, findings, coverage, for a pull request or a job summary."""
+
+from collections.abc import Iterator
+
+from collapse_cli.core.report import Report, Subject
+from collapse_cli.core.text import plain
+from collapse_cli.render.look import Look
+from collapse_cli.render.verdict import (
+    coverage_words,
+    findings_by_severity,
+    number,
+    number_of,
+    outcome_words,
+    verdict_line,
+)
+
+__all__ = ["render"]
+
+#: A GitHub step summary over 1,024 KiB is dropped whole; this leaves room for what others write into it.
+_BUDGET = 900_000
+_SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[]()<>#+-!|~&@"})
+
+
+def render(report: Report, _look: Look) -> str:
+    """Verdict, a table of subjects, then per subject its findings and what was not analysed; at most 900 kB."""
+    lines = [f"## collapse: {escaped(verdict_line(report))}", ""]
+    lines += ["| subject | status | errors | warnings | coverage |", "|---|---|---:|---:|---|"]
+    lines += [_row(subject) for subject in report.subjects]
+    lines.append("")
+    for subject in report.subjects:
+        lines += _details(subject)
+    return _bounded(lines)
+
+
+def escaped(text: str) -> str:
+    """The text with nothing in it that Markdown or HTML would act on."""
+    return plain(text).translate(_SPECIAL)
+
+
+def code(text: str) -> str:
+    """The text as inline code that cannot be closed from inside, safe in a table."""
+    return "`" + plain(text).replace("`", "'").replace("|", "\\|") + "`"
+
+
+def _row(subject: Subject) -> str:
+    counts = [finding.severity.value for finding in findings_by_severity(subject)]
+    coverage = outcome_words(subject) if subject.status in ("failed", "empty") else coverage_words(subject.coverage)
+    return (
+        f"| {code(subject.id)} | {subject.status} | {counts.count('error')} | {counts.count('warning')} "
+        f"| {escaped(coverage)} |"
+    )
+
+
+def _details(subject: Subject) -> Iterator[str]:
+    findings = findings_by_severity(subject)
+    if not (findings or subject.failures or any(skip.analyzer is None for skip in subject.skips)):
+        return
+    yield f"### {code(subject.id)}"
+    yield ""
+    if findings:
+        yield "| severity | tensor | rule | value | what it means |"
+        yield "|---|---|---|---|---|"
+    for finding in findings:
+        measured = finding.measurement
+        yield (
+            f"| {finding.severity} | {code(measured.site)} | {code(measured.rule)} "
+            f"| {escaped(number_of(measured, finding.limit))} | {escaped(finding.message)} |"
+        )
+    if findings:
+        yield ""
+    remedies = {finding.measurement.analyzer: finding.remedy for finding in findings}
+    for analyzer, remedy in remedies.items():
+        yield f"- **{analyzer}**: {escaped(remedy)}"
+    for failed in subject.failures:
+        where = " ".join(code(part) for part in (failed.analyzer, failed.site) if part)
+        yield f"- failed: {where} {escaped(f'{failed.error}: {failed.message}')}"
+    for skip in subject.skips:
+        if skip.analyzer is None:
+            yield f"- not read: {code(skip.site or '')} {escaped(skip.reason)}"
+    reasons: dict[str, int] = {}
+    for skip in subject.skips:
+        if skip.analyzer is not None:
+            reasons[skip.reason] = reasons.get(skip.reason, 0) + 1
+    if reasons:
+        listed = "; ".join(f"{escaped(reason)} ({count})" for reason, count in sorted(reasons.items()))
+        yield f"- {len(subject.skips)} skipped: {listed}"
+    yield ""
+
+
+def _bounded(lines: list[str]) -> str:
+    size = 0
+    for index, line in enumerate(lines):
+        size += len(line.encode("utf-8", "surrogatepass")) + 1
+        if size > _BUDGET:
+            return (
+                "\n".join([*lines[:index], "", f"+{number(len(lines) - index)} more lines: see the JSON report"]) + "\n"
+            )
+    return "\n".join(lines).rstrip("\n") + "\n"
