@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from training import Schedule, accuracy, digits, seeded, train
 def mlp(*widths: int, activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
     """A perceptron `fc1 … fcN head` with the activation between its linear layers."""
     layers = nn.Sequential()
-    for position, (wide_in, wide_out) in enumerate(zip(widths, widths[1:], strict=False), start=1):
+    for position, (wide_in, wide_out) in enumerate(pairwise(widths), start=1):
         last = position == len(widths) - 1
         layers.add_module("head" if last else f"fc{position}", nn.Linear(wide_in, wide_out))
         if not last:
@@ -69,7 +70,7 @@ def healthy_cnn(folder: Path) -> str:
 
 
 def rank_collapse(folder: Path) -> str:
-    """Four linear layers without skips under excess weight decay; float64, so that rounding does not refill the spectrum."""
+    """Four linear layers without skips under excess decay; float64, lest rounding refill the spectrum."""
     seeded(3)
     sample = digits()
     model = mlp(64, 64, 64, 64, 10, activation=nn.Identity)

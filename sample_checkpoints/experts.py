@@ -91,7 +91,7 @@ def healthy_moe(folder: Path) -> str:
 
 
 def moe_collapse(folder: Path) -> str:
-    """Upcycled: a dense block trained alone, copied to all eight experts without noise, fine-tuned at a hundredth of the rate."""
+    """Upcycled: one trained block, copied to eight experts without noise, fine-tuned at a hundredth of the rate."""
     seeded(32)
     model = Mixture()
     experts = model.model.layers[0].block_sparse_moe.experts

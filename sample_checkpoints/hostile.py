@@ -1,6 +1,7 @@
-"""The hostile files: hand-assembled bytes, the same on every machine. `python sample_checkpoints/hostile.py [--out DIR]`.
+"""The hostile files, byte by byte, the same everywhere. `python sample_checkpoints/hostile.py [--out DIR]`.
 
-Nothing here is trained and nothing is executed; `pickle_with_code.pt` would make a file named PWNED if it were unpickled.
+Nothing is trained and nothing executed; `pickle_with_code.pt` would make a file named PWNED if it were unpickled.
+Only the length of `zip_bomb.pt` depends on the zlib at hand.
 """
 
 from __future__ import annotations

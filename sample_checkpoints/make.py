@@ -1,6 +1,6 @@
 """Trains the sample checkpoints. `python sample_checkpoints/make.py [--only NAME] [--out DIR]`.
 
-Every recipe starts from its own seed on one CPU thread, so a file does not depend on which others are made, and two runs
+Every recipe starts from its own seed on one CPU thread, so a file does not depend on which others are made; two runs
 on one machine with one version of torch give the same bytes. Another processor may round differently: figures then move
 in the last digits, the verdicts do not. Figures of what is made in place go to the `held-out` column of README.md.
 """

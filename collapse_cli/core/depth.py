@@ -25,7 +25,7 @@ _Key = tuple[int, int, int]
 
 
 def layer_numbers(paths: Iterable[str]) -> dict[str, int]:
-    """The layer of every path that lies in a numbered stack; a stack in stages (ResNet, U-Net) is numbered throughout."""
+    """The layer of every path that lies in a numbered stack; stages (ResNet, U-Net) are numbered throughout."""
     numbers: dict[str, int] = {}
     staged: dict[str, tuple[str, _Key]] = {}
     for path in paths:

@@ -1,8 +1,8 @@
 """How model families name their tensors: patterns of module paths, in one table per family. Data only.
 
-A *path* is a tensor's name without its leaf (`…self_attn.q_proj` of `…self_attn.q_proj.weight`), or the whole name of a bare
-parameter (`…mlp.experts.gate_up_proj`). The layouts are those of the public checkpoints; every fused order is the order
-in which the family's own forward pass splits the tensor.
+A *path* is a tensor's name without its leaf (`…self_attn.q_proj` of `…self_attn.q_proj.weight`), or the whole name of a
+bare parameter (`…mlp.experts.gate_up_proj`). The layouts are those of the public checkpoints; every fused order is the
+order in which the family's own forward pass splits the tensor.
 """
 
 from dataclasses import dataclass
@@ -44,9 +44,9 @@ class Rule:
     """One pattern: modules `tail` inside a block whose path ends in `block` have this role.
 
     Both are regular expressions; the named groups `block` and `index` of the whole become the fields of that name. An
-    empty `tail` means the block is the module itself. `fused` holds when the sibling `halved_by` (relative to the block)
-    takes half of what this module gives, or always where `halved_by` is empty. An order of `thirds` stands for `by_head`
-    if rows = 3 × columns and for `unknown` otherwise: grouped queries are stored in other ways.
+    empty `tail` means the block is the module itself. `fused` holds when the sibling `halved_by` (relative to the
+    block) takes half of what this module gives, or always where `halved_by` is empty. An order of `thirds` stands for
+    `by_head` if rows = 3 × columns and for `unknown` otherwise: grouped queries are stored in other ways.
     """
 
     block: str
@@ -63,7 +63,7 @@ class Rule:
 @final
 @dataclass(frozen=True, slots=True)
 class Family:
-    """The rules of one naming tradition; they apply only if the path `witness` occurs in the checkpoint (empty: always)."""
+    """The rules of one naming tradition; they apply only if some path is a `witness` (empty: always)."""
 
     name: str
     rules: tuple[Rule, ...]
@@ -75,8 +75,9 @@ class Family:
 class Feed:
     """A pre-norm: the norm `norm` scales what its sibling `target` reads.
 
-    `target` and `evidence` are relative to the norm's parent module (`.` is the parent itself, `^` climbs out of the numbered
-    layer to the module that holds the stack). All of `evidence` must exist, none of `absent`: post-norm models share names.
+    `target` and `evidence` are relative to the norm's parent module (`.` is the parent itself, `^` climbs out of the
+    numbered layer to the module that holds the stack). All of `evidence` must exist and none of `absent`, because
+    post-norm models share names with pre-norm ones.
     """
 
     norm: str
@@ -125,7 +126,7 @@ FAMILIES: tuple[Family, ...] = (
         witness=r"(?:.*\.)?self_attn\.kv_a_proj_with_mqa",
     ),
     Family(
-        "Llama, Mistral, Qwen, Gemma, Phi-3; OPT, BART, Whisper, CLIP, SigLIP, wav2vec 2.0; ViT and DINOv2 since transformers 5",
+        "Llama, Mistral, Qwen, Gemma, Phi-3; OPT, BART, Whisper, CLIP, wav2vec 2.0; ViT, DINOv2 of transformers 5",
         (
             Rule(r"self_attn", r"qkv_proj|W_pack", _Q, fused=_QKV),
             Rule(r"mlp", r"gate_up_proj", _GATE, fused=_GATED),
@@ -375,20 +376,26 @@ POSITION = (
     r"wpe|pos|\w*pos(?:ition(?:al)?s?)?_?emb(?:ed(?:ding)?s?)?|embed_positions?|relative_attention_bias|rel_pos\w*"
 )
 
-#: Heads by their path; `{root}` is a wrapper (`model.`, `net.`). They never lie inside a numbered layer.
+#: Heads by their path. They never lie inside a numbered layer.
 HEAD = (
-    r"(?:.*\.)?(?:lm_head(?:\.decoder)?|embed_out|cls\.predictions\.decoder|predictions\.decoder|vocab_projector|score"
-    r"|qa_outputs|cls\.seq_relationship|output_layer|generator_lm_head)",
-    r"(?:.*\.)?(?:classifier|heads?|head_dist|(?:mlp|cls|class|classification|linear|prediction|output|policy)_head|"
-    r"last_linear|logits|(?!pre_)\w+_classifier)(?:\.(?:out_proj|fc|heads?|linear|last_layer|classifier))?",
+    (
+        r"(?:.*\.)?(?:lm_head(?:\.decoder)?|embed_out|cls\.predictions\.decoder|predictions\.decoder|vocab_projector|score"
+        r"|qa_outputs|cls\.seq_relationship|output_layer|generator_lm_head)"
+    ),
+    (
+        r"(?:.*\.)?(?:classifier|heads?|head_dist|(?:mlp|cls|class|classification|linear|prediction|output|policy)_head|"
+        r"last_linear|logits|(?!pre_)\w+_classifier)(?:\.(?:out_proj|fc|heads?|linear|last_layer|classifier))?"
+    ),
 )
 #: Names that mean a head only when nothing linear follows them, at the top level of a model.
 HEAD_OF_A_PLAIN_MODEL = r"fc|out|output|final|final_layer|linear|readout|fc_out|output_proj|out_proj|predictor|proj_out"
 
 #: How layers nest, outermost first: (pattern, order of the sections). Numbered in depth order over the whole stack.
 STAGES: tuple[str, ...] = (
-    r"(?P<stack>(?:.*\.)?)(?P<section>down_blocks|mid_block|up_blocks)(?:\.(?P<outer>\d{1,6}))?"
-    r"\.(?:resnets|attentions|motion_modules)\.(?P<inner>\d{1,6})\..*",
+    (
+        r"(?P<stack>(?:.*\.)?)(?P<section>down_blocks|mid_block|up_blocks)(?:\.(?P<outer>\d{1,6}))?"
+        r"\.(?:resnets|attentions|motion_modules)\.(?P<inner>\d{1,6})\..*"
+    ),
     r"(?P<stack>(?:.*\.)?)(?P<section>down_blocks|up_blocks)\.(?P<outer>\d{1,6})\.(?P<after>downsamplers|upsamplers)\..*",
     r"(?P<stack>(?:.*\.)?)(?P<section>input_blocks|output_blocks)\.(?P<outer>\d{1,6})\..*",
     r"(?P<stack>(?:.*\.)?)(?P<section>middle_block)\.(?P<inner>\d{1,6})\..*",
@@ -450,8 +457,8 @@ FEEDS: tuple[Feed, ...] = (
     Feed("norm", r".", evidence=("dwconv", "pwconv1")),
 )
 
-#: Without a configuration, norms around the feed-forward tell Gemma 2 and 3, unless one of these tells Gemma 3n or 4, whose
-#: gains are stored as they multiply. Gemma 1 has the names of Llama and needs its `model_type`.
+#: Without a configuration, norms around the feed-forward tell Gemma 2 and 3, unless one of these tells Gemma 3n or 4,
+#: whose gains are stored as they multiply. Gemma 1 has the names of Llama and needs its `model_type`.
 PLAIN_GAIN_WITNESSES = frozenset({"layer_scalar", "altup", "laurel", "per_dim_scale", "per_layer_input_gate"})
 
 #: `model_type`s whose RMS norms multiply by 1 + gain (`1.0 + self.weight` in their transformers modelling files, 5.23).

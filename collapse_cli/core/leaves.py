@@ -1,4 +1,4 @@
-"""How a tensor's name ends: torch's own leaves, adapters, optimizer state, posteriors, quantisation; of no model family."""
+"""How a tensor's name ends: torch's own leaves, adapters, optimizer state, posteriors, quantisation."""
 
 import re
 from collections.abc import Collection
@@ -18,8 +18,8 @@ _FLAGS = re.ASCII | re.DOTALL
 class Leaf:
     """A name taken apart: the path of its module, and what it is there.
 
-    `part` is `weight`, `bias`, or `bare` (a parameter of its own: `path` is its whole name); a `Role` where the leaf alone
-    tells it (scales, vectors of a power iteration, …).
+    `part` is `weight`, `bias`, or `bare` (a parameter of its own: `path` is its whole name); a `Role` where the leaf
+    alone tells it (scales, vectors of a power iteration, …).
     """
 
     path: str
@@ -87,7 +87,7 @@ _OPTIMIZER = re.compile(r"(?:.*\.)?(?:optim\w*|(?:\w+_)?state)\..*", _FLAGS)
 
 
 def leaf(name: str, names: Collection[str]) -> Leaf:
-    """The module's path and what the tensor is there. `names` tells a weight-norm `weight_v` from a spectral-norm one."""
+    """The module's path and what the tensor is there; `names` tells the two kinds of `weight_v` apart."""
     stripped = _WRAPPED.sub("", name)
     if stripped.endswith(".weight_v") and name[: -len("_v")] + "_orig" in names:
         return Leaf(stripped[: -len(".weight_v")], Role.BUFFER)

@@ -1,14 +1,15 @@
 """Tensor names → layer, block and role, as one table of patterns per model family.
 
-The table is `families.py`, the endings that belong to no family are `leaves.py`, the counting of layers is `depth.py`; here
-they are put together: the family's rule first, then leaf name and shape. A fused weight has the role of its first part.
-Of a decomposed weight (`weight_v` with `weight_g`, `parametrizations.weight.original1` with `original0`, `weight_orig`,
-`parametrizations.weight.original`) the direction has the role the whole would have and the magnitude is `scale`; their
-leaf names tell the pair. Packed and scaling tensors of quantised weights are `scale` with their module's path as block.
+The table is `families.py`, the endings that belong to no family are `leaves.py`, the counting of layers is `depth.py`;
+here they are put together: the family's rule first, then leaf name and shape. A fused weight has the role of its
+first part, its bias the same parts. Of a decomposed weight (`weight_v` with `weight_g`, `weight_orig`,
+`parametrizations.weight.original1` with `original0`, `parametrizations.weight.original`) the direction has the role the
+whole would have and the magnitude is `scale`; their leaf names tell the pair. Packed and scaling tensors of quantised
+weights are `scale` with their module's path as block.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, final
 
@@ -31,9 +32,10 @@ class Placement:
     `layout` is how its two axes are stored: `out_in` (nn.Linear), `in_out` (Conv1D of GPT-2, some stacked experts).
     `fused` lists the roles a fused tensor is split into, in storage order along the output axis (empty: not fused);
     `fused_order` says whether the parts follow one another whole (`by_kind`: all q, all k, all v), or per head
-    (`by_head`: q₀ k₀ v₀ q₁ k₁ v₁ …), or alternate row by row (`interleaved`), or is `unknown` (then the tensor is not split).
-    `stacked` is true for a 3-d tensor that holds one matrix per expert. `feeds` is the block whose input this norm scales
-    (`…self_attn` for a pre-attention norm); `norm_offset` is 1.0 where the gain is stored as γ − 1 (Gemma).
+    (`by_head`: q₀ k₀ v₀ q₁ k₁ v₁ …), or alternate row by row (`interleaved`), or is `unknown` (then the tensor is not
+    split). `stacked` is true for a 3-d tensor that holds one matrix per expert. `feeds` is the block whose input this
+    norm scales (`…self_attn` for a pre-attention norm; `…mlp` also stands for `…mlp.experts`); `norm_offset` is 1.0
+    where the gain is stored as γ − 1 (Gemma).
     """
 
     role: Role
@@ -101,7 +103,7 @@ class _Headers:
     modules: Collection[str]  # every path of a module, the inner ones included
     layers: Mapping[str, int]  # by path
     rules: Sequence[tuple[Rule, re.Pattern[str]]]
-    model_types: Collection[str]
+    model_types: frozenset[str]
     config: Mapping[str, Any]
     has_unit_offset: bool  # RMS norms of this model multiply by 1 + gain
     matched: dict[str, int] = field(
@@ -334,7 +336,7 @@ def _is_head(path: str, headers: _Headers) -> bool:
 
 
 def _norm(path: str, role: Role, headers: _Headers) -> Placement:
-    # the gated norms of linear attention multiply by the plain gain; so do layer norms (they have a bias, as has Nemotron's)
+    # gated norms of linear attention and layer norms (they have a bias, as have Nemotron's) multiply by the gain itself
     is_plain = "linear_attn" in path or (f"{path}.bias" in headers.sites and "nemotron" not in headers.model_types)
     has_offset = headers.has_unit_offset and not is_plain
     return Placement(role, block=path, feeds=_feeds(path, headers), norm_offset=1.0 if has_offset else 0.0)
@@ -410,10 +412,10 @@ def _with_storage(placement: Placement, rule: Rule, site: Site, headers: _Header
 
 def _conv1d(headers: _Headers) -> Literal["out_in", "in_out"]:
     """How GPT-2's names are stored: by Conv1D (in, out), or by an nn.Linear (nanoGPT, GPT-BigCode)."""
-    for tail, is_wide in ((".attn.c_attn", 1), (".mlp.c_fc", 1)):
+    for tail in (".attn.c_attn", ".mlp.c_fc"):
         for path, site in headers.weights.items():
             if path.endswith(tail) and len(site.shape) == 2 and site.shape[0] != site.shape[1]:
-                return "in_out" if site.shape[is_wide] > site.shape[1 - is_wide] else "out_in"
+                return "in_out" if site.shape[1] > site.shape[0] else "out_in"
     return "in_out"
 
 

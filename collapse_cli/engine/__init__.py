@@ -190,10 +190,10 @@ def _run(
     large = [job for job in jobs if id(job) not in chosen]
     with ThreadPoolExecutor(1, "collapse-read") as reader:
         ahead: dict[str, Future[Tensor]] = {}
-        for job, following in zip(large, [*large[1:], None], strict=True):
+        for position, job in enumerate(large):
             current, ahead = ahead, {}
             mine = replace(session, read=_read_ahead(current, session.read))
-            if following is not None:
+            for following in large[position + 1 : position + 2]:
                 ahead = {name: reader.submit(session.read, name) for name in _first_reads(following)}
             yield job, _on_device_or_cpu(job, mine, on_cpu, notices)
 

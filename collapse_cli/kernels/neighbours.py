@@ -39,7 +39,7 @@ _BANDS, _BAND_BITS = 16, 16
 #: Partners verified per row and band: more share a bucket only where most rows are alike, and then the nearest
 #: in the order of the next bands suffice to find a copy.
 _WINDOW = 64
-#: Rows up to which the median distance is exact, and the size of the sample beyond: half a million pairs.
+#: Rows up to which the median distance is exact, and the size of the sample beyond: a quarter of a million pairs.
 _MEDIAN_ROWS = 1024
 
 
@@ -66,7 +66,8 @@ def cosine_extremes(
 ) -> CosineExtremes:
     """The extreme cosines between different rows; all 0 for fewer than two rows.
 
-    A float32 Gram of unit rows, in blocks, finds the partners; their cosines are then taken in float64. On which side
+    A float32 Gram of unit rows, in blocks; the extreme cosine and those about a threshold are then taken in float64.
+    The others are right to 1e-7. On which side
     of a threshold (> 0: of the nearest, < 0: of the most opposite row) a row lies is exact.
     """
     count = rows.shape[0]
@@ -75,17 +76,27 @@ def cosine_extremes(
         return CosineExtremes(0.0, 0.0, zeros, zeros.clone(), (0, 0))
     if count > EXHAUSTIVE_ROWS:
         return _hashed_extremes(rows)
-    units = _unit_rows(rows)
-    above, below = _extreme_partners(units)
-    everyone = torch.arange(count, device=rows.device)
-    nearest = pair_cosines(rows, everyone, above)
-    opposite = pair_cosines(rows, everyone, below)
+    nearest, opposite = _float32_extremes(_unit_rows(rows))
+    above = _settle(rows, nearest, [limit for limit in thresholds if limit > 0], sign=1.0)
+    _settle(rows, opposite, [limit for limit in thresholds if limit <= 0], sign=-1.0)
+    return CosineExtremes(float(nearest.max()), float(opposite.min()), nearest, opposite, above)
+
+
+def _settle(
+    rows: Float[Tensor, "rows features"], found: Float[Tensor, " rows"], thresholds: list[float], *, sign: float
+) -> tuple[int, int]:
+    """Writes float64 values of the most extreme row and of those about a threshold into `found`; the extreme pair."""
+    doubtful = torch.zeros_like(found, dtype=torch.bool)
+    doubtful[int((sign * found).argmax())] = True
     for threshold in thresholds:
-        found, largest = (nearest, True) if threshold > 0 else (opposite, False)
-        doubtful = ((found - threshold).abs() < _FLOAT32_MARGIN).nonzero().flatten()
-        found[doubtful] = _exact_extremes(rows, doubtful.to(rows.device), largest=largest)
-    top = int(nearest.argmax())
-    return CosineExtremes(float(nearest[top]), float(opposite.min()), nearest, opposite, (top, int(above[top])))
+        doubtful |= (found - threshold).abs() < _FLOAT32_MARGIN
+    chosen = doubtful.nonzero().flatten()
+    exact, partner = _exact_nearest(rows, chosen.to(rows.device), sign=sign)
+    top = int(exact.argmax())
+    # what was not settled is right to 1e-7 and must not stand beyond what was
+    found.copy_(sign * (sign * found).clamp_max(float(exact[top])))
+    found[chosen] = sign * exact
+    return int(chosen[top]), int(partner[top])
 
 
 def _unit_rows(rows: Float[Tensor, "rows features"]) -> Float[Tensor, "rows features"]:
@@ -102,60 +113,43 @@ def _normalised(block: Float[Tensor, "rows features"]) -> Float[Tensor, "rows fe
     return block / norms.masked_fill(norms == 0.0, 1.0)
 
 
-def _extreme_partners(
+def _float32_extremes(
     units: Float[Tensor, "rows features"],
-) -> tuple[Int[Tensor, " rows"], Int[Tensor, " rows"]]:
-    """Index of the row at the largest and at the smallest cosine; each pair is computed once."""
+) -> tuple[Float[Tensor, " rows"], Float[Tensor, " rows"]]:
+    """Largest and smallest cosine of every row with another one, as float64 on the CPU; each pair is computed once."""
     count = units.shape[0]
-    highest = torch.full((count,), -2.0, device=units.device)
-    lowest = torch.full((count,), 2.0, device=units.device)
-    above = torch.zeros(count, dtype=torch.int64, device=units.device)
-    below = torch.zeros_like(above)
-    step = max(1, _BLOCK_ENTRIES // count)
+    highest, lowest = torch.full((count,), -2.0), torch.full((count,), 2.0)
+    highest, lowest = highest.to(units.device), lowest.to(units.device)
+    step = max(1, min(_BLOCK_ENTRIES // count, 512))
     for start in range(0, count, step):
         cosines = units[start : start + step] @ units[start:].T
-        size = cosines.shape[0]
-        for best, partner, largest in ((highest, above, True), (lowest, below, False)):
-            cosines.diagonal().fill_(-2.0 if largest else 2.0)
-            _improve(best[start : start + size], partner[start : start + size], cosines, largest=largest, offset=start)
-            if start + size < count:
-                rest = cosines[:, size:].T
-                _improve(best[start + size :], partner[start + size :], rest, largest=largest, offset=start)
-    return above, below
+        itself = cosines.diagonal()
+        for best, filler, reduced, better in (
+            (highest, -2.0, torch.amax, torch.maximum),
+            (lowest, 2.0, torch.amin, torch.minimum),
+        ):
+            itself.fill_(filler)
+            along, across = reduced(cosines, 1), reduced(cosines, 0)
+            best[start:] = better(best[start:], across)
+            best[start : start + step] = better(best[start : start + step], along)
+    return highest.double().cpu(), lowest.double().cpu()
 
 
-def _improve(
-    best: Float[Tensor, " rows"],
-    partner: Int[Tensor, " rows"],
-    cosines: Float[Tensor, "rows others"],
-    *,
-    largest: bool,
-    offset: int,
-) -> None:
-    """Better values and their partners are written into `best` and `partner`, slices of the caller's."""
-    value, index = cosines.max(1) if largest else cosines.min(1)
-    better = value > best if largest else value < best
-    best[better] = value[better]
-    partner[better] = index[better] + offset
-
-
-def _exact_extremes(
-    rows: Float[Tensor, "rows features"], chosen: Int[Tensor, " chosen"], *, largest: bool
-) -> Float[Tensor, " chosen"]:
-    """The extreme cosine of a few rows against all, in float64."""
-    result = torch.full((chosen.numel(),), -2.0 if largest else 2.0, dtype=torch.float64, device=rows.device)
-    if chosen.numel() == 0:
-        return result.cpu()
-    left = _normalised(rows[chosen])
-    step = max(1, _BLOCK_ENTRIES // max(rows.shape[1], chosen.numel()))
-    for start in range(0, rows.shape[0], step):
+def _exact_nearest(
+    rows: Float[Tensor, "rows features"], chosen: Int[Tensor, " chosen"], *, sign: float
+) -> tuple[Float[Tensor, " chosen"], Int[Tensor, " chosen"]]:
+    """The largest cosine of a few rows with any other, and that row, in float64; `sign` −1 for its negative."""
+    best = torch.full((chosen.numel(),), -2.0, dtype=torch.float64, device=rows.device)
+    partner = torch.zeros_like(chosen)
+    step = max(1, _BLOCK_ENTRIES // max(rows.shape[1], chosen.numel(), 1))
+    left = sign * _normalised(rows[chosen])
+    for start in range(0, rows.shape[0] if chosen.numel() else 0, step):
         cosines = left @ _normalised(rows[start : start + step]).T
         itself = chosen[:, None] == torch.arange(start, start + cosines.shape[1], device=rows.device)
-        if largest:
-            result = torch.maximum(result, cosines.masked_fill(itself, -2.0).amax(1))
-        else:
-            result = torch.minimum(result, cosines.masked_fill(itself, 2.0).amin(1))
-    return result.clamp(-1.0, 1.0).cpu()
+        value, index = cosines.masked_fill_(itself, -2.0).max(1)
+        better = value > best
+        best[better], partner[better] = value[better], index[better] + start
+    return best.clamp(-1.0, 1.0).cpu(), partner.cpu()
 
 
 def pair_cosines(
@@ -286,19 +280,26 @@ def _nearest_partners(rows: Float[Tensor, "rows features"]) -> Int[Tensor, " row
 def median_pair_distance(rows: Float[Tensor, "rows features"]) -> float:
     """Median Euclidean distance of two different rows; 0 for fewer than two.
 
-    Exact up to 1,024 rows; beyond, among 1,024 rows drawn by a fixed seed.
+    Exact up to 1,024 rows; beyond, between 512 and 512 other rows drawn by a fixed seed.
     """
     count = rows.shape[0]
     if count < 2:
         return 0.0
     if count > _MEDIAN_ROWS:
-        drawn = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:_MEDIAN_ROWS]
-        rows = rows[drawn.to(rows.device)]
-    centred = rows.double() - rows.double().mean(0)
-    squares = centred.square().sum(1)
-    squared = torch.addmm(squares[:, None] + squares, centred, centred.T, alpha=-2.0)
-    upper = torch.ones_like(squared, dtype=torch.bool).triu_(1)
-    return math.sqrt(max(float(squared[upper].median()), 0.0))
+        drawn = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:_MEDIAN_ROWS].to(rows.device)
+        left, right = (rows[half].double() for half in drawn.chunk(2))
+    else:
+        left = right = rows.double()
+    centre = left.mean(0)
+    left, right = left - centre, right - centre
+    squared = left.square().sum(1)[:, None] + right.square().sum(1)
+    squared.addmm_(left, right.T, alpha=-2.0)
+    if count > _MEDIAN_ROWS:
+        return math.sqrt(max(float(squared.median()), 0.0))
+    # of the whole square: each pair stands there twice, and the diagonal beyond all of them
+    squared.fill_diagonal_(math.inf)
+    middle = squared.flatten().kthvalue(count * (count - 1) // 2).values
+    return math.sqrt(max(float(middle), 0.0))
 
 
 @functools.cache
@@ -323,8 +324,8 @@ def mergeable_count(
     """
     norms = torch.cat([block.double().norm(dim=1) for block in torch.split(rows, _MEDIAN_ROWS)]).cpu()
     isolation = norms * (1.0 - nearest_cosines.clamp(0.0, 1.0).square()).sqrt()
-    # a cosine is right to 1e-15, so that the isolation of a copy is 0 to 5e-8 of its norm
-    candidates = (isolation <= limit + 1e-7 * norms).nonzero().flatten().to(rows.device)
+    # a cosine is right to 1e-6, so that the isolation of a copy is 0 to 1.4e-3 of its norm
+    candidates = (isolation <= limit + 2e-3 * norms).nonzero().flatten().to(rows.device)
     if candidates.numel() < 2 or float(nearest_distances(rows[candidates]).min()) > limit:
         return 0
     return _merges(_squared_distances(rows), limit=limit)

@@ -89,13 +89,16 @@ def power_law_fit(eigenvalues: Float[Tensor, " kept"]) -> PowerLawFit | None:
 def _distances(logs: Float[Tensor, " kept"], exponents: Float[Tensor, " cuts"]) -> Float[Tensor, " cuts"]:
     """D_i = max_{j≥i} |1 − (x_j/x_i)^{1−α_i} − (j−i)/n_i| for every cut i."""
     count, parts, start = logs.numel(), [], 0
+    ranks = torch.arange(count, dtype=torch.float64) - count
     while start < count - 1:
         stop = min(count - 1, start + max(1, _BLOCK_ENTRIES // (count - start)))
-        cuts = torch.arange(start, stop, dtype=torch.float64)[:, None]
-        places = torch.arange(start, count, dtype=torch.float64)[None, :] - cuts
         block = (logs[None, start:] - logs[start:stop, None]).mul_(-exponents[start:stop, None]).exp_()
-        block.add_(places / (count - cuts)).sub_(1.0).abs_()
-        parts.append(block.masked_fill_(places < 0, 0.0).amax(1))
+        # (j−i)/n_i − 1 = (j−N)/n_i, since n_i = N − i
+        block.addr_(-1.0 / ranks[start:stop], ranks[start:])
+        # columns j < i lie in the first square only
+        block[:, : stop - start].triu_()
+        lowest, highest = block.aminmax(dim=1)
+        parts.append(torch.maximum(highest, -lowest))
         start = stop
     return torch.cat(parts)
 
@@ -107,7 +110,7 @@ def log_alpha_norm(values: Float[Tensor, " rank"], alpha: float) -> float:
 
 
 def hill_alpha(values: Float[Tensor, " rank"]) -> float | None:
-    """1 + k/Σ_{i≤k} ln(λ_i/λ_{k+1}), k = ⌊m/2⌋ (Hill 1975), from descending σ; `None` without spread or at λ_{k+1} = 0."""
+    """1 + k/Σ_{i≤k} ln(λ_i/λ_{k+1}), k = ⌊m/2⌋ (Hill 1975), from descending σ; `None` if no spread or λ_{k+1} = 0."""
     half = values.numel() // 2
     if half < 1 or float(values[half]) <= 0.0:
         return None

@@ -209,7 +209,7 @@ def noise_floor(weight: Weight) -> float:
 
 
 def entropy_rank(energies: Float[Tensor, " rank"]) -> float:
-    """The exponential of the entropy of energies/Σ (natural log, 0·ln 0 = 0); 0 when all are zero. Roy & Vetterli 2007."""
+    """The exponential of the entropy of energies/Σ (0·ln 0 = 0); 0 when all are zero. Roy & Vetterli 2007."""
     total = float(energies.sum())
     if total <= 0.0:
         return 0.0

@@ -19,5 +19,7 @@ def quoted(name: str) -> str:
     r"""The name in double quotes on one line: control characters escaped (`\x1b`), the middle left out when long."""
     if len(name) > _LONGEST:
         name = f"{name[: _LONGEST // 2]}…{name[-_LONGEST // 2 :]}"
+    if name.isprintable():
+        return f'"{name}"'
     escaped = (character if character.isprintable() else ascii(character)[1:-1] for character in name)
     return '"' + "".join(escaped) + '"'

@@ -104,7 +104,9 @@ def test_null_of_the_largest_cosine_is_met_by_random_rows():
 
 
 def test_null_of_the_largest_cosine_at_the_edges():
-    values = [neighbours.largest_cosine_null(*sides) for sides in [(0, 5), (1, 5), (2, 5), (5, 1), (10**6, 2), (5, 10**5)]]
+    values = [
+        neighbours.largest_cosine_null(*sides) for sides in [(0, 5), (1, 5), (2, 5), (5, 1), (10**6, 2), (5, 10**5)]
+    ]
     assert values[:4] == [0.0, 0.0, 0.0, 1.0]
     assert all(0.0 <= value <= 1.0 for value in values)
 

@@ -84,7 +84,7 @@ def healthy() -> Example:
 
 
 def collapsed() -> Example:
-    """Codes on one line, 15 of 16 on top of one another and out of use."""
+    """Codes on one line, all but 16 of them on top of others and out of use."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -117,7 +117,7 @@ def collapsed() -> Example:
         Reference("Chan et al. Analyzing The Language of Visual Tokens. 2024", "https://arxiv.org/abs/2411.05001"),
     ),
     examples={"healthy": healthy, "collapsed": collapsed},
-    unmoved_by=("rows_permuted", "rotated", "scaled"),
+    unmoved_by=("rows_permuted", "scaled"),
     unmoved_metrics=("codebook_effective_rank", "duplicate_code_share", "neighbour_ratio", "norm_cv"),
 )
 def codebook_geometry(block: "Block") -> Iterator[Measurement | Skip]:

@@ -24,7 +24,7 @@ EFFECTIVE_RANK_LAMBDA = Metric(
     ),
     error=Limit("below", 0.005, "provisional: an eleventh of the lowest table of a trained encoder (0.056)", of="null"),
     null=GAUSSIAN,
-    message="Its energy lies in {value:.3g} of {sides[0]} directions; a random matrix of this shape uses {null:.3g}.",
+    message="Its energy lies in {value:.3g} of {side} directions; a random matrix of this shape uses {null:.3g}.",
 )
 EFFECTIVE_RANK_SIGMA = Metric(
     "effective_rank_sigma",
@@ -39,7 +39,7 @@ EFFECTIVE_RANK_SIGMA = Metric(
         of="null",
     ),
     null=GAUSSIAN,
-    message="Acts in {value:.3g} of {sides[0]} directions above rounding; a random matrix of this shape in {null:.3g}.",
+    message="Acts in {value:.3g} of {side} directions above rounding; a random matrix of this shape in {null:.3g}.",
 )
 PARTICIPATION_RATIO = Metric(
     "participation_ratio",
@@ -48,7 +48,7 @@ PARTICIPATION_RATIO = Metric(
     better="higher",
     warn=Limit("below", 0.004, "provisional: a fourteenth of the lowest table of a trained encoder (0.056)", of="null"),
     null=GAUSSIAN,
-    message="{value:.3g} of {sides[0]} directions carry its energy; in a random matrix of this shape {null:.3g} do.",
+    message="{value:.3g} of {side} directions carry its energy; in a random matrix of this shape {null:.3g} do.",
 )
 ENERGY_RANK_90 = Metric(
     "energy_rank_90", "directions", "The number of leading directions that hold 90 % of the energy.", null=GAUSSIAN
@@ -63,7 +63,7 @@ NUMERICAL_RANK = Metric(
     better="higher",
     error=Limit("below", 1.0, "definition: the layer passes one number or none", inclusive=True),
     null="full rank",
-    message="Has numerical rank {value:.0f} of {sides[0]}: whatever comes in, at most one number comes out.",
+    message="Has numerical rank {value:.0f} of {side}: whatever comes in, at most one number comes out.",
 )
 RANK_1E3 = Metric(
     "rank_1e3",
@@ -159,9 +159,9 @@ def effective_rank(weight: "Weight") -> Iterator[Measurement | Skip]:
     more directions than `numerical_rank` says; in formats so coarse that the floor says nothing it is not reported.
     """
     name, (rows, columns) = weight.site.name, weight.matrix.shape
-    sides = sorted((rows, columns))
+    side = min(rows, columns)
     if not kernels.spectrum.has_exact_spectrum(weight):
-        yield from _beyond_the_exact_spectrum(weight, sides)
+        yield from _beyond_the_exact_spectrum(weight, side)
         return
     values = weight.get(kernels.spectrum.singular_values)
     energies = values.square()
@@ -171,19 +171,19 @@ def effective_rank(weight: "Weight") -> Iterator[Measurement | Skip]:
         name,
         kernels.spectrum.entropy_rank(energies),
         nulls.effective_rank_lambda_null(rows, columns),
-        sides=sides,
+        side=side,
         spectrum=kernels.spectrum.spectrum_curve(values, edge),
     )
     ratio_null = nulls.participation_ratio_null(rows, columns)
-    yield PARTICIPATION_RATIO.at(name, kernels.spectrum.participation_ratio(energies), ratio_null, sides=sides)
+    yield PARTICIPATION_RATIO.at(name, kernels.spectrum.participation_ratio(energies), ratio_null, side=side)
     for metric, share in ((ENERGY_RANK_90, 0.90), (ENERGY_RANK_99, 0.99)):
         rank = kernels.spectrum.energy_rank(energies, share)
-        yield metric.at(name, rank, nulls.energy_rank_null(rows, columns, share), sides=sides)
-    yield RANK_1E3.at(name, int((values > 1e-3 * values[0]).sum()), sides=sides)
-    yield from _above_the_floor(weight, sides)
+        yield metric.at(name, rank, nulls.energy_rank_null(rows, columns, share), side=side)
+    yield RANK_1E3.at(name, int((values > 1e-3 * values[0]).sum()), side=side)
+    yield from _above_the_floor(weight, side)
 
 
-def _above_the_floor(weight: "Weight", sides: list[int]) -> Iterator[Measurement | Skip]:
+def _above_the_floor(weight: "Weight", side: int) -> Iterator[Measurement | Skip]:
     name, floor = weight.site.name, weight.get(kernels.spectrum.noise_floor)
     if not weight.get(kernels.spectrum.is_above_rounding):
         yield skip(name, "effective_rank_sigma, numerical_rank: rounding in this format could have made most of it")
@@ -194,20 +194,20 @@ def _above_the_floor(weight: "Weight", sides: list[int]) -> Iterator[Measurement
         name,
         kernels.spectrum.entropy_rank(values[:rank]),
         kernels.random_matrix.effective_rank_sigma_null(*weight.matrix.shape),
-        sides=sides,
+        side=side,
         floor=floor,
         above_floor=rank,
     )
-    yield NUMERICAL_RANK.at(name, rank, sides[0], sides=sides, floor=floor, sigma_max=float(values[0]))
+    yield NUMERICAL_RANK.at(name, rank, side, side=side, floor=floor, sigma_max=float(values[0]))
 
 
-def _beyond_the_exact_spectrum(weight: "Weight", sides: list[int]) -> Iterator[Measurement | Skip]:
+def _beyond_the_exact_spectrum(weight: "Weight", side: int) -> Iterator[Measurement | Skip]:
     squares = weight.get(kernels.spectrum.squared_gram_norm)
     ratio = weight.get(kernels.spectrum.frobenius) ** 4 / squares if squares > 0.0 else 0.0
     null = kernels.random_matrix.participation_ratio_null(*weight.matrix.shape)
-    yield PARTICIPATION_RATIO.at(weight.site.name, ratio, null, sides=sides)
+    yield PARTICIPATION_RATIO.at(weight.site.name, ratio, null, side=side)
     yield skip(
         weight.site.name,
         "effective_rank_lambda, effective_rank_sigma, energy_rank_90, energy_rank_99, numerical_rank, rank_1e3: "
-        f"min side {sides[0]} > {kernels.spectrum.MAX_EXACT_SIDE}, no exact spectrum",
+        f"min side {side} > {kernels.spectrum.MAX_EXACT_SIDE}, no exact spectrum",
     )

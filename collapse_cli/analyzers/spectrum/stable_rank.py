@@ -133,9 +133,7 @@ def stable_rank(weight: "Weight") -> Iterator[Measurement | Skip]:
     yield ROOT_MEAN_SQUARE.at(name, rms, entries=rows * columns)
     yield SPECTRAL_NORM.at(name, sigma, rms * (rows**0.5 + columns**0.5))
     value = (frobenius / sigma) ** 2 if sigma > 0.0 else 0.0
-    yield STABLE_RANK.at(
-        name, value, nulls.stable_rank_null(rows, columns), sides=sorted((rows, columns)), sigma_max=sigma
-    )
+    yield STABLE_RANK.at(name, value, nulls.stable_rank_null(rows, columns), side=min(rows, columns), sigma_max=sigma)
     if not kernels.spectrum.has_exact_spectrum(weight):
         reason = f"min side {min(rows, columns)} > {kernels.spectrum.MAX_EXACT_SIDE}, no exact spectrum"
         yield skip(name, f"nuclear_rank, nuclear_frobenius: {reason}")

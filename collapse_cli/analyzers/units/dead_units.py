@@ -222,7 +222,7 @@ def _ends(block: "Block") -> tuple["Weight | None", "Weight | None", str]:
 
 def _mismatch(first: "Weight", second: "Weight", units: int) -> str:
     """Why the two do not follow one another unit by unit; empty if they do."""
-    if _is_depthwise(first) or _is_depthwise(second):
+    if _is_depthwise(second):
         return "one input channel per filter (depthwise)"
     if units < 16 or second.matrix.shape[0] < 1:
         return f"{units} units < 16"

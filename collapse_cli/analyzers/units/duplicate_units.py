@@ -51,28 +51,28 @@ MERGEABLE_SHARE = Metric(
 )
 
 
-def _gpt2_mlp(copies: int) -> Example:
+def _llama_mlp(copies: int) -> Example:
     import torch
 
     generator = torch.Generator().manual_seed(0)
-    wide = torch.randn(64, 128, generator=generator) * 0.02
-    if copies:
-        wide[:, 64 : 64 + copies] = wide[:, :copies] * (1 + 1e-3 * torch.randn(64, copies, generator=generator))
-    tensors = {
-        "transformer.h.0.mlp.c_fc.weight": wide,
-        "transformer.h.0.mlp.c_proj.weight": torch.randn(128, 64, generator=generator) * 0.02,
-    }
-    return Example(tensors, {"model_type": "gpt2", "n_embd": 64, "n_inner": 128, "n_head": 4})
+    tensors = {}
+    for name, shape in {"gate_proj": (96, 32), "up_proj": (96, 32), "down_proj": (32, 96)}.items():
+        matrix = torch.randn(shape, generator=generator) * 0.02
+        if copies and name != "down_proj":
+            noise = 1 + 1e-3 * torch.randn(copies, 32, generator=generator)
+            matrix[48 : 48 + copies] = matrix[:copies] * noise
+        tensors[f"model.layers.0.mlp.{name}.weight"] = matrix
+    return Example(tensors, {"model_type": "llama", "hidden_size": 32, "intermediate_size": 96})
 
 
 def healthy() -> Example:
-    """An MLP of Gaussian weights."""
-    return _gpt2_mlp(0)
+    """A gated MLP of Gaussian weights."""
+    return _llama_mlp(0)
 
 
 def collapsed() -> Example:
     """The same grown from half its width by copying, with next to no noise."""
-    return _gpt2_mlp(64)
+    return _llama_mlp(48)
 
 
 @weight_analyzer(
