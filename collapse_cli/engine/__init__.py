@@ -273,10 +273,10 @@ def _analysis(
     ]
     wanted = len(scheduled.wanted) + sum(1 for s in lost if s.site not in scheduled.wanted)
     coverage = Coverage(len(planned.sites) + len(checkpoint.unreadable), wanted, len(found.read))
-    used = {m.site for m in measurements} | {s.site for s in skips}
+    used = dict.fromkeys([*(m.site for m in measurements), *(s.site for s in skips)])
     order = {site.name: rank for rank, site in enumerate(planned.sites)}
     sites = [site for site in planned.sites if site.name in scheduled.wanted]
-    derived = [site for name, site in found.derived.items() if name in used and name not in order]
+    derived = [found.derived[name] for name in used if name in found.derived and name not in order]
     if CHECKPOINT_SITE in used:
         derived.append(Site(CHECKPOINT_SITE, (), "", None, Role.OTHER))
     return Analysis(

@@ -134,14 +134,6 @@ def run_job(job: Job, session: Session) -> Results:
     """
     found = Results()
     tensors = _Tensors(job, session, found)
-    for task in job.stored:
-        tensor = tensors.take(task.site.name)
-        if tensor is not None:
-            if task.is_hashed:
-                found.hashes[task.site.name] = content_hash(tensor)
-            for analyzer in task.analyzers:
-                found.show(Stored(task.site, tensor), analyzer, (task.order, -1), session)
-        tensors.release(task.site.name)
     alive: dict[str, Weight] = {}
     pending = list(job.blocks)
     built: set[str] = set()
@@ -161,6 +153,9 @@ def run_job(job: Job, session: Session) -> Results:
             del alive[done]
         for read in weight_task.recipe.reads:
             tensors.release(read)
+    for task in job.stored:
+        tensors.take(task.site.name)
+        tensors.release(task.site.name)
     return found
 
 
@@ -170,37 +165,45 @@ def _members(task: BlockTask) -> set[str]:
 
 @final
 class _Tensors:
-    """The stored tensors of a job: read when first taken, dropped after the last use."""
+    """The stored tensors of a job: read, and shown as they lie in the file, when first taken; dropped after last use.
+
+    A tensor that only stored analyzers want is taken last, when the weights are gone.
+    """
 
     def __init__(self, job: Job, session: Session, found: Results) -> None:
-        self._read, self._found = session.read, found
+        self._session, self._found = session, found
         self._held: dict[str, Tensor] = {}
-        self._uses: Counter[str] = Counter(task.site.name for task in job.stored)
-        self._order = {task.site.name: task.order for task in job.stored}
-        for task in job.weights:
-            self._uses.update(task.recipe.reads)
-            for name in task.recipe.reads:
-                self._order.setdefault(name, task.order[0])
-        self._lost: set[str] = set()
+        self._tasks = {task.site.name: task for task in job.stored}
+        self._uses: Counter[str] = Counter(name for task in job.weights for name in task.recipe.reads)
+        self._order = {name: task.order[0] for task in job.weights for name in task.recipe.reads}
+        self._done: set[str] = set()
 
     def take(self, name: str) -> Tensor | None:
-        """The tensor, or None when it cannot be read (which is then a skip of the report)."""
-        if name in self._lost:
+        """The tensor, or None when it cannot be read (which is then a skip of the report) or was dropped already."""
+        if name in self._held or name in self._done:
+            return self._held.get(name)
+        self._done.add(name)
+        task = self._tasks.get(name)
+        try:
+            tensor = self._session.read(name)
+        except CollapseError as error:
+            order = self._order[name] if task is None else task.order
+            self._found.results.append(((order, -2, 0, 0), Skip(None, name, str(error))))
             return None
-        if name not in self._held:
-            try:
-                self._held[name] = self._read(name)
-            except CollapseError as error:
-                self._lost.add(name)
-                self._found.results.append(((self._order[name], -2, 0, 0), Skip(None, name, str(error))))
-                return None
-            self._found.read.add(name)
-        return self._held[name]
+        self._held[name] = tensor
+        self._found.read.add(name)
+        if task is not None:
+            if task.is_hashed:
+                self._found.hashes[name] = content_hash(tensor)
+            view = Stored(task.site, tensor)
+            for analyzer in task.analyzers:
+                self._found.show(view, analyzer, (task.order, -1), self._session)
+        return tensor
 
     def release(self, name: str) -> None:
         """One use less."""
         self._uses[name] -= 1
-        if self._uses[name] == 0:
+        if self._uses[name] <= 0:
             self._held.pop(name, None)
 
 

@@ -190,8 +190,18 @@ def _jobs(
     for block in blocks:
         member = next(iter(block.recipe.members.values()))[0]
         grouped[root(reads[member][0])][2].append(block)
-    jobs = [Job(tuple(s), tuple(w), tuple(b), _live_bytes(w, b, s, sizes)) for s, w, b in grouped.values()]
+    jobs = []
+    for s, w, b in grouped.values():
+        arranged = _arranged(w, b)
+        jobs.append(Job(tuple(s), tuple(arranged), tuple(b), _live_bytes(arranged, b, s, sizes)))
     return tuple(sorted(jobs, key=_job_order))
+
+
+def _arranged(weights: Sequence[WeightTask], blocks: Sequence[BlockTask]) -> list[WeightTask]:
+    """The weights so that each block is complete as soon as can be: what is complete can be dropped."""
+    by_name = {task.recipe.site.name: task for task in weights}
+    order = dict.fromkeys(name for block in blocks for names in block.recipe.members.values() for name in names)
+    return [by_name[name] for name in [*order, *(name for name in by_name if name not in order)]]
 
 
 def _job_order(job: Job) -> int:

@@ -10,10 +10,13 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from collapse_cli.kernels import (
+        assignment,
         attention_logits,
         codebooks,
         embedding_rows,
         frames,
+        low_rank,
+        moments,
         neighbours,
         power_law,
         precision,
@@ -25,10 +28,13 @@ if TYPE_CHECKING:
     )
 
 _SUBMODULES = [
+    "assignment",
     "attention_logits",
     "codebooks",
     "embedding_rows",
     "frames",
+    "low_rank",
+    "moments",
     "neighbours",
     "power_law",
     "precision",

@@ -36,6 +36,8 @@ _FLOAT32_MARGIN = 1e-5
 #: 256 sign bits in 16 bands of 16: a pair at cosine 0.999 agrees in a band with (1 − acos(.999)/π)¹⁶ = .795, so it is
 #: missed by all bands with 1e-11, while a random pair is proposed with 4.9e-4 (Charikar 2002, sign projections).
 _BANDS, _BAND_BITS = 16, 16
+#: Rows whose extreme cosine is taken in float64: the largest one is among them unless more lie within 1e-6 of it.
+_SETTLED = 64
 #: Partners verified per row and band: more share a bucket only where most rows are alike, and then the nearest
 #: in the order of the next bands suffice to find a copy.
 _WINDOW = 64
@@ -66,8 +68,8 @@ def cosine_extremes(
 ) -> CosineExtremes:
     """The extreme cosines between different rows; all 0 for fewer than two rows.
 
-    A float32 Gram of unit rows, in blocks; the extreme cosine and those about a threshold are then taken in float64.
-    The others are right to 1e-7. On which side
+    A float32 Gram of unit rows, in blocks; the 64 most extreme and those about a threshold are then taken in float64.
+    The others are right to 1e-6. On which side
     of a threshold (> 0: of the nearest, < 0: of the most opposite row) a row lies is exact.
     """
     count = rows.shape[0]
@@ -85,15 +87,15 @@ def cosine_extremes(
 def _settle(
     rows: Float[Tensor, "rows features"], found: Float[Tensor, " rows"], thresholds: list[float], *, sign: float
 ) -> tuple[int, int]:
-    """Writes float64 values of the most extreme row and of those about a threshold into `found`; the extreme pair."""
+    """Writes float64 values of the most extreme rows and of those about a threshold into `found`; the extreme pair."""
     doubtful = torch.zeros_like(found, dtype=torch.bool)
-    doubtful[int((sign * found).argmax())] = True
+    doubtful[(sign * found).topk(min(_SETTLED, found.numel())).indices] = True
     for threshold in thresholds:
         doubtful |= (found - threshold).abs() < _FLOAT32_MARGIN
     chosen = doubtful.nonzero().flatten()
     exact, partner = _exact_nearest(rows, chosen.to(rows.device), sign=sign)
     top = int(exact.argmax())
-    # what was not settled is right to 1e-7 and must not stand beyond what was
+    # what was not settled is right to 1e-6 and must not stand beyond what was
     found.copy_(sign * (sign * found).clamp_max(float(exact[top])))
     found[chosen] = sign * exact
     return int(chosen[top]), int(partner[top])

@@ -27,6 +27,10 @@ def rotated(tensor: torch.Tensor) -> torch.Tensor:
     return (_orthogonal(rows) @ tensor.double() @ _orthogonal(columns)).to(tensor.dtype)
 
 
+def features_rotated(tensor: torch.Tensor) -> torch.Tensor:
+    return (tensor.double() @ _orthogonal(tensor.shape[1])).to(tensor.dtype) if tensor.dim() == 2 else tensor
+
+
 def rows_permuted(tensor: torch.Tensor) -> torch.Tensor:
     if tensor.dim() < 2:
         return tensor
@@ -38,5 +42,6 @@ TRANSFORMATIONS: Mapping[str, Transformation] = {
     "scaled": scaled,
     "transposed": transposed,
     "rotated": rotated,
+    "features_rotated": features_rotated,
     "rows_permuted": rows_permuted,
 }

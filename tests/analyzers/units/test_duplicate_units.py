@@ -1,5 +1,8 @@
 """Planted copies are counted exactly; the null of the largest cosine is the published one."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 
@@ -25,16 +28,17 @@ def test_healthy_matrix():
     assert largest.value == pytest.approx(0.23, abs=0.03)
 
 
-@pytest.mark.parametrize(
-    ("noise", "duplicates", "largest"),
-    [(0.01, 1.0, 1 / (1 + 0.01**2) ** 0.5), (0.05, 0.0, 1 / (1 + 0.05**2) ** 0.5)],
-)
-def test_copies_with_noise(noise, duplicates, largest):
-    """The cosine of a row with itself plus noise is 1/√(1 + noise²): .99995 and .9988."""
-    found = values(duplicate_units.run(weight(noisy_copies(noise))))
-    assert found["duplicate_share"] == duplicates
+@pytest.mark.parametrize(("noise", "most"), [(0.01, 1.0), (0.05, 0.1)])
+def test_copies_with_noise(noise, most):
+    """The cosine of a row with itself plus noise is 1/√(1 + noise²), .99995 and .9988; merging finds both."""
+    rows = noisy_copies(noise)
+    found = values(duplicate_units.run(weight(rows)))
+    first, second = (half / np.linalg.norm(half, axis=1, keepdims=True) for half in np.split(rows.double().numpy(), 2))
+    pairs = (first * second).sum(1)
+    assert found["duplicate_share"] == (pairs >= 0.999).mean() <= most
+    assert found["max_cosine"] == pytest.approx(pairs.max(), abs=1e-12)
+    assert pairs.mean() == pytest.approx(1 / math.sqrt(1 + noise**2), abs=1e-4)
     assert found["mergeable_share"] == 0.5
-    assert found["max_cosine"] == pytest.approx(largest, abs=6e-4)
 
 
 def test_scale_does_not_hide_a_copy_and_a_mirror_image_is_no_copy():

@@ -1,0 +1,1 @@
+"""Low-rank adapters: whether they use their rank and change anything."""

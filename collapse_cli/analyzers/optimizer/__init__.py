@@ -1,0 +1,1 @@
+"""Saved optimizer state: whether the optimizer can still move every weight."""
