@@ -2,11 +2,15 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from collapse_cli.cli import options as flags
+
+if TYPE_CHECKING:
+    from collapse_cli.core.contents import Contents
+    from collapse_cli.errors import InputError
 
 __all__ = ["inspect"]
 
@@ -25,41 +29,52 @@ def inspect(
     Exit codes: 0 all headers are sound; 2 something cannot be read; 3 no checkpoint was found.
     """
     from collapse_cli.cli.messages import say_error
+    from collapse_cli.cli.output import has_color, write_report
     from collapse_cli.cli.request import choice, role_map
+    from collapse_cli.cli.subjects import files_looked_at
     from collapse_cli.errors import InputError
     from collapse_cli.render.contents import rendered
     from collapse_cli.runs import contents, subject_paths
 
     choice("--format", format, ("table", "json", "csv"))
+    choice("--color", color, ("auto", "always", "never"))
     mapped = role_map(flags.words(roles))
-    found = []
+    found: list[Contents] = []
     problems = 0
-    looked_at = 0
-    for path in paths:
-        for subject in subject_paths(Path(path)):
-            looked_at += 1
-            try:
-                found.append(contents(subject, roles=mapped))
-            except InputError as error:
-                problems += 1
-                say_error(str(error), hint=error.hint)
-    if found and not quiet:
-        sys.stdout.write(rendered(found, format, has_color=_color(color), width=_columns()))
+    for subject in (subject for path in paths for subject in subject_paths(Path(path))):
+        try:
+            found.append(contents(subject, roles=mapped))
+        except InputError as error:
+            problems += 1
+            say_error(str(error), hint=error.hint)
+            remains = _remains(subject, error)
+            found += [remains] if remains else []
+    if not quiet and (found or format != "table"):
+        is_terminal = sys.stdout.isatty()
+        width = flags.terminal_width() if is_terminal else None
+        write_report(rendered(found, format, has_color=has_color(color, is_terminal=is_terminal), width=width))
     if problems or any(item.unreadable for item in found):
         return 2
-    if not looked_at:
-        say_error(f"nothing was inspected: no checkpoint under {', '.join(paths)}")
+    if not found:
+        say_error(f"nothing was inspected: {files_looked_at(paths)}")
         return 3
     return 0
 
 
-def _color(when: str) -> bool:
-    from collapse_cli.cli.output import has_color
+def _remains(path: Path, error: "InputError") -> "Contents | None":
+    """What still lies whole in a safetensors file that ends too early; None for any other damage."""
+    from collapse_cli.core.contents import Contents
+    from collapse_cli.core.report import Skip
+    from collapse_cli.errors import InputError
+    from collapse_cli.runs import subject_id
+    from collapse_cli.sources.safetensors import whole_tensors
 
-    return has_color(when, is_terminal=sys.stdout.isatty())
-
-
-def _columns() -> int | None:
-    import shutil
-
-    return shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else None
+    file = Path(error.where or path)
+    try:
+        whole = whole_tensors(file)
+        size = file.stat().st_size
+    except (InputError, OSError):
+        return None
+    damage = Skip(None, None, str(error))
+    notice = f"{len(whole)} tensors are whole, under their stored names"
+    return Contents(subject_id(path), path.as_posix(), "safetensors", size, whole, (damage,), (notice,))

@@ -8,6 +8,7 @@ from collapse_cli.core.finding import Finding, Severity
 from collapse_cli.core.manual import Manual
 from collapse_cli.core.metric import Measurement
 from collapse_cli.core.site import Site
+from collapse_cli.core.text import json_safe
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -179,16 +180,24 @@ def to_json(report: Report, *, indent: int | None = None) -> str:
     """The report as one JSON object, without NaN and with the keys in the order of the contract."""
     import json
 
-    return json.dumps(_adapter().dump_python(report, mode="json"), indent=indent, allow_nan=False, ensure_ascii=False)
+    whole = _adapter().dump_python(report, mode="json")
+    return json_safe(json.dumps(whole, indent=indent, allow_nan=False, ensure_ascii=False))
 
 
 def from_json(text: str | bytes) -> Report:
     """The report that `to_json` wrote, equal to the original.
 
     Raises:
-        pydantic.ValidationError: the text is not a report of this schema.
+        ValueError: the text is not JSON, or (pydantic.ValidationError) not a report of this schema.
     """
-    return _adapter().validate_json(text)
+    import json
+
+    # not validate_json: it refuses half characters, which the name of a file may hold
+    return _adapter().validate_python(json.loads(text, parse_constant=_refused))
+
+
+def _refused(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
 
 
 def json_schema() -> dict[str, Any]:

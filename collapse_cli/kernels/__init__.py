@@ -13,11 +13,13 @@ if TYPE_CHECKING:
         assignment,
         attention_logits,
         codebooks,
+        distribution,
         embedding_rows,
         frames,
         low_rank,
         moments,
         neighbours,
+        normality,
         power_law,
         precision,
         random_matrix,
@@ -25,17 +27,20 @@ if TYPE_CHECKING:
         spectrum,
         strength,
         views,
+        words,
     )
 
 _SUBMODULES = [
     "assignment",
     "attention_logits",
     "codebooks",
+    "distribution",
     "embedding_rows",
     "frames",
     "low_rank",
     "moments",
     "neighbours",
+    "normality",
     "power_law",
     "precision",
     "random_matrix",
@@ -43,6 +48,7 @@ _SUBMODULES = [
     "spectrum",
     "strength",
     "views",
+    "words",
 ]
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submodules=_SUBMODULES)

@@ -15,10 +15,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from collapse_cli.core.site import Role
-from collapse_cli.kernels.spectrum import frobenius
+from collapse_cli.kernels.spectrum import entropy_rank, frobenius
 from collapse_cli.kernels.views import Block, Weight
 
-__all__ = ["Alignment", "aligned_cosine_null", "alignment", "experts_of", "mean_cosine", "norms"]
+__all__ = ["Alignment", "aligned_cosine_null", "alignment", "distinct_count", "experts_of", "mean_cosine", "norms"]
 
 #: Operations spent on the bounds of a block, and again on its assignments: about five seconds each on two cores.
 _BUDGET = 5e11
@@ -92,7 +92,8 @@ def norms(block: Block) -> Float[Tensor, " experts"]:
     if isinstance(experts, str):
         return torch.zeros(0, dtype=torch.float64)
     parts = [[weight.get(frobenius) for weight in expert] for expert in experts]
-    return torch.linalg.vector_norm(torch.tensor(parts, dtype=torch.float64), dim=1)
+    total: Tensor = torch.linalg.vector_norm(torch.tensor(parts, dtype=torch.float64), dim=1)
+    return total
 
 
 def mean_cosine(block: Block) -> float:
@@ -132,7 +133,7 @@ def alignment(block: Block) -> Alignment:
     """
     experts = experts_of(block)
     if isinstance(experts, str):
-        raise ValueError(experts)
+        raise ValueError(experts)  # noqa: TRY004 - the block is at fault, not its type
     count, (hidden, features) = len(experts), _units(experts[0]).shape
     generator, per_unit = block.generator(), 2.0 * hidden * features * count
     units = max(min(hidden, _FEWEST_UNITS), min(hidden, int(_BUDGET / (per_unit * count))))
@@ -152,6 +153,14 @@ def alignment(block: Block) -> Alignment:
         bounds[left, right] = bounds[right, left] = matched_cosine(_units(experts[left]), _units(experts[right]))
     bounds.fill_diagonal_(1.0)
     return Alignment(bounds, queried, len(to_assign), len(pairs) - len(to_assign), units, chance)
+
+
+def distinct_count(cosines: Float[Tensor, "experts experts"]) -> float:
+    """Entropy rank of a matrix of matched cosines: the number of different experts.
+
+    Cosines that were matched pair by pair need not be those of any vectors; negative eigenvalues count as 0.
+    """
+    return entropy_rank(torch.linalg.eigvalsh(cosines).clamp_min(0.0))
 
 
 def _unordered(queried: Sequence[int], count: int) -> list[tuple[int, int]]:
@@ -181,9 +190,7 @@ def _bounds(
     return (sums + sums.T) / (ways + ways.T).clamp_min(1.0)
 
 
-def matched_cosine(
-    left: Float[Tensor, "hidden features"], right: Float[Tensor, "hidden features"]
-) -> float:
+def matched_cosine(left: Float[Tensor, "hidden features"], right: Float[Tensor, "hidden features"]) -> float:
     """Mean cosine of unit vectors under the best one-to-one assignment."""
     cosines = left @ right.T
     best, partner = cosines.max(1)

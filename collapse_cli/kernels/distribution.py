@@ -46,8 +46,8 @@ TINY = 0.1
 _PATTERNS = ((2, 4), (1, 4), (4, 8))
 
 
-def _pieces(weight: Weight, entries: int = _BLOCK_ENTRIES) -> Iterator[tuple[slice, Tensor]]:
-    """The matrix in pieces of whole rows, or of parts of one row where a row is longer; with the rows they are of."""
+def _pieces(weight: Weight, entries: int = _BLOCK_ENTRIES) -> Iterator[tuple[slice, slice, Tensor]]:
+    """The matrix in pieces of whole rows, or of parts of one row where a row is longer; with their rows and columns."""
     matrix = weight.matrix
     # on a GPU the kernel launches cost more than the memory
     entries = entries if matrix.device.type == "cpu" else 1 << 24
@@ -55,14 +55,18 @@ def _pieces(weight: Weight, entries: int = _BLOCK_ENTRIES) -> Iterator[tuple[sli
     height, width = max(1, entries // max(columns, 1)), max(entries, 1)
     for start in range(0, rows, height):
         for left in range(0, columns, width):
-            span = slice(start, min(start + height, rows))
-            yield span, matrix[span, left : left + width]
+            part = slice(start, min(start + height, rows)), slice(left, min(left + width, columns))
+            yield *part, matrix[part]
+
+
+def _widened(piece: Tensor) -> Tensor:
+    return piece if piece.dtype == torch.float64 else piece.float()
 
 
 def _row_maxima(weight: Weight) -> Float[Tensor, " out"]:
     """Largest absolute entry of every row."""
     maxima = torch.zeros(weight.matrix.shape[0], dtype=weight.tensor.dtype, device=weight.tensor.device)
-    for rows, piece in _pieces(weight):
+    for rows, _, piece in _pieces(weight):
         maxima[rows] = torch.maximum(maxima[rows], piece.abs().amax(1))
     return maxima
 
@@ -73,6 +77,14 @@ def _unit(weight: Weight) -> float:
     if largest == 0.0 or (weight.tensor.dtype != torch.float64 and 1e-30 < largest < 1e30):
         return 1.0
     return 2.0 ** min(-math.frexp(largest)[1], 1000)
+
+
+def _zeros_of_pieces(weight: Weight) -> tuple[int, ...]:
+    """Exact zeros in each of the pieces; empty if there are none."""
+    if not int(weight.get(_histogram)[0]):
+        return ()
+    counts: list[int] = torch.stack([piece.count_nonzero() for *_, piece in _pieces(weight)]).tolist()
+    return tuple(piece.numel() - count for count, (*_, piece) in zip(counts, _pieces(weight), strict=True))
 
 
 # --- moments ----------------------------------------------------------------------------------------------------------
@@ -101,8 +113,8 @@ class Moments:
 
 def moments(weight: Weight) -> Moments | None:
     """Mean, spread and fourth moment in one float64 pass about a provisional mean; None if every entry is zero."""
-    zeros = int(weight.get(_histogram)[0]) and int((weight.matrix == 0).sum())
     total = weight.tensor.numel()
+    zeros = sum(weight.get(_zeros_of_pieces))
     if zeros == total:
         return None
     is_left_out = zeros > MIN_LEFT_OUT * total
@@ -146,12 +158,11 @@ def _power_sums(weight: Weight, shift: float) -> tuple[Tensor, Tensor, float, fl
     second = torch.zeros(count, dtype=torch.float64, device=weight.tensor.device)
     fourth = torch.zeros_like(second)
     first, third = [], []
-    for rows, piece in _pieces(weight):
-        # a transposed matrix is read in its own order; only sums over rows need to know
-        away = piece.to(torch.float64, memory_format=torch.contiguous_format)
+    for rows, _, piece in _pieces(weight):
+        away = piece.to(torch.float64, copy=True, memory_format=torch.contiguous_format)
         if unit != 1.0:
-            away = away * unit
-        away = away - shift
+            away *= unit
+        away -= shift
         squares = away * away
         first.append(away.sum())
         third.append(torch.dot(squares.reshape(-1), away.reshape(-1)))
@@ -174,7 +185,7 @@ def _histogram(weight: Weight) -> Tensor:
     """Entries per bin of ∣w∣·unit as float32 words; int64 on the CPU. Bin 0 holds zeros and what is next to them."""
     counts = torch.zeros(_BINS, dtype=torch.int64, device=weight.tensor.device)
     unit = weight.get(_unit)
-    for _, piece in _pieces(weight, 4 * _BLOCK_ENTRIES):
+    for *_, piece in _pieces(weight, 4 * _BLOCK_ENTRIES):
         narrow = (piece if unit == 1.0 else piece * unit).float().contiguous()
         words = (narrow.view(torch.int32).reshape(-1) & 0x7FFFFFFF) >> _SHIFT
         counts += torch.bincount(words, minlength=_BINS)
@@ -270,7 +281,7 @@ def rtn4_error(weight: Weight) -> float:
     steps = 7.0 / torch.where(wide > 1e-30, wide, torch.ones_like(wide))
     lost = torch.zeros(maxima.shape[0], dtype=torch.float64, device=maxima.device)
     held = torch.zeros_like(lost)
-    for rows, piece in _pieces(weight):
+    for rows, _, piece in _pieces(weight):
         narrow = (piece if unit == 1.0 else piece * unit).float() * steps[rows, None]
         held[rows] += torch.linalg.vector_norm(narrow, dim=1, dtype=torch.float64).square()
         narrow -= narrow.round()
@@ -296,11 +307,11 @@ def tiny_count(weight: Weight) -> int:
     known = weight.get(moments)
     if known is None:
         return 0
-    total, unit = weight.tensor.numel(), weight.get(_unit)
-    energy = known.root_mean_square**2 * (total if not known.are_zeros_left_out else known.entries)
-    cut = TINY * math.sqrt(energy / (total - known.zeros))
-    del unit
-    below = sum((piece.abs() < cut).count_nonzero() for _, piece in _pieces(weight))
+    total = weight.tensor.numel()
+    counted = known.entries if known.are_zeros_left_out else total
+    cut = TINY * known.root_mean_square * math.sqrt(counted / (total - known.zeros))
+    # compared in float32: a float16 tensor would round the cut to its own digits
+    below = torch.stack([(_widened(piece).abs() < cut).count_nonzero() for *_, piece in _pieces(weight)]).sum()
     return int(below) - known.zeros
 
 
@@ -312,7 +323,7 @@ def tiny_null() -> float:
 @final
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """An N:M pattern: of `of` consecutive weights along the axis at most `kept` are not zero, in `share` of the groups."""
+    """An N:M pattern: of `of` neighbours along the axis at most `kept` are not zero, in `share` of the groups."""
 
     kept: int
     of: int
@@ -324,26 +335,63 @@ class Pattern:
 def pattern(weight: Weight) -> Pattern:
     """The N:M pattern that most groups keep to, and among equals the one that chance keeps to least.
 
-    A convolution is grouped along its input channels, which is what is summed over first in sparse kernels.
+    A convolution is grouped along its input channels, which is what sparse kernels group.
     """
-    known = weight.get(moments)
-    zeros = weight.tensor.numel() if known is None else known.zeros
+    zeros, found = sum(weight.get(_zeros_of_pieces)), []
     share = zeros / max(weight.tensor.numel(), 1)
-    tensor, found = weight.tensor, []
-    along: dict[Literal["input", "output"], Tensor] = {
-        "input": weight.matrix if tensor.dim() < 3 else tensor.movedim(1, -1).reshape(-1, tensor.shape[1]),
-        "output": weight.matrix.T,
-    }
-    for axis, matrix in along.items():
-        counts = {size: _zeros_in_groups(matrix, size) for size in (4, 8)} if zeros else {}
+    axes: tuple[Literal["input", "output"], ...] = ("input", "output")
+    places = _zero_places(weight) if 0 < zeros <= MIN_LEFT_OUT * weight.tensor.numel() else None
+    for axis in axes:
+        counts: dict[int, Tensor] = {}
+        if places is not None:
+            counts = {size: _few_zeros_in_groups(weight, places, axis=axis, size=size) for size in (4, 8)}
+        elif zeros:
+            counts = {size: _zeros_in_groups(_along(weight, axis), size) for size in (4, 8)}
         for kept, size in _PATTERNS:
             held = _share_at_least(counts[size], size - kept) if zeros else 0.0
             found.append(Pattern(kept, size, axis, held, pattern_null(share, kept, size)))
     return max(found, key=lambda one: (one.share, -one.null))
 
 
+def _along(weight: Weight, axis: Literal["input", "output"]) -> Float[Tensor, "rows grouped"]:
+    """The weight as a matrix whose rows run along that axis."""
+    tensor = weight.tensor
+    if axis == "output":
+        return weight.matrix.T
+    return weight.matrix if tensor.dim() < 3 else tensor.movedim(1, -1).reshape(-1, tensor.shape[1])
+
+
+def _zero_places(weight: Weight) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the exact zeros; only pieces that have any are searched."""
+    found: list[tuple[Tensor, Tensor]] = []
+    for zeros, (rows, columns, piece) in zip(weight.get(_zeros_of_pieces), _pieces(weight), strict=True):
+        if zeros:
+            row, column = (piece == 0).nonzero(as_tuple=True)
+            found.append((row + rows.start, column + columns.start))
+    return torch.cat([row for row, _ in found]), torch.cat([column for _, column in found])
+
+
+def _few_zeros_in_groups(
+    weight: Weight, places: tuple[Tensor, Tensor], *, axis: Literal["input", "output"], size: int
+) -> Tensor:
+    """The same as `_zeros_in_groups` from the places of the zeros."""
+    tensor = weight.tensor
+    (row, column), (rows, columns) = places, weight.matrix.shape
+    if axis == "output":
+        row, column, rows, columns = column, row, columns, rows
+    elif tensor.dim() > 2:
+        kernel = columns // max(tensor.shape[1], 1)
+        row, column, rows, columns = row * kernel + column % kernel, column // kernel, rows * kernel, tensor.shape[1]
+    groups = columns // size
+    held = (row * groups + column // size)[column < groups * size]
+    filled = torch.unique(held, return_counts=True)[1]
+    counts = torch.bincount(filled, minlength=size + 1).cpu()
+    counts[0] = rows * groups - filled.numel()
+    return counts
+
+
 def _zeros_in_groups(matrix: Tensor, size: int) -> Tensor:
-    """How many groups of that many neighbours in a row hold 0, 1, …, `size` zeros; what is left of a row is left out."""
+    """How many groups of that many neighbours in a row hold 0, 1, …, `size` zeros; the rest of a row is left out."""
     rows, groups = matrix.shape[0], matrix.shape[1] // size
     counts = torch.zeros(size + 1, dtype=torch.int64)
     if groups == 0:
@@ -365,7 +413,7 @@ def _share_at_least(counts: Tensor, least: int) -> float:
 
 
 def pattern_null(zero_share: float, kept: int, size: int) -> float:
-    """P(Bin(size, zero_share) ≥ size − kept): the share of groups that random zeros fill; 2:4 at one half gives .6875."""
+    """P(Bin(size, zero_share) ≥ size − kept): the groups that random zeros fill; 2:4 at one half: .6875."""
     return sum(
         math.comb(size, zeros) * zero_share**zeros * (1.0 - zero_share) ** (size - zeros)
         for zeros in range(size - kept, size + 1)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, not in the stubs' __all__
 
 from collapse_cli.errors import NotConverged
-from collapse_cli.kernels.frames import centred_gram
+from collapse_cli.kernels.frames import centred_gram, mean_row
 from collapse_cli.kernels.spectrum import gram
 from collapse_cli.kernels.views import Weight
 
@@ -19,7 +19,8 @@ UNDERTRAINED_Z = -6.0
 #: Relative difference of norms beyond which two rows cannot be equal: float64 sums of equal terms differ by 1e-15.
 _NORM_STEP = 1e-12
 _BLOCK_ENTRIES = 1 << 22
-_WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+#: Words of at most 32 bits: the top bits of 64-bit words (signs) would cancel modulo 2⁶⁴.
+_WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int32}
 
 
 def duplicate_rows(rows: Float[Tensor, "rows features"], norms: Float[Tensor, " rows"]) -> Bool[Tensor, " rows"]:
@@ -46,9 +47,9 @@ def duplicate_rows(rows: Float[Tensor, "rows features"], norms: Float[Tensor, " 
 def _row_hashes(rows: Float[Tensor, "rows features"], chosen: Tensor) -> Tensor:
     """Σ wordⱼ·cⱼ mod 2⁶⁴ with fixed random odd cⱼ (multilinear hashing, Carter & Wegman 1979)."""
     generator = torch.Generator().manual_seed(0)
-    factors = torch.randint(-(2**62), 2**62, (rows.shape[1],), generator=generator) * 2 + 1
-    factors = factors.to(rows.device)
     word = _WORDS[rows.element_size()]
+    count = rows.shape[1] * rows.element_size() // torch.empty(0, dtype=word).element_size()
+    factors = (torch.randint(-(2**62), 2**62, (count,), generator=generator) * 2 + 1).to(rows.device)
     step = max(1, _BLOCK_ENTRIES // max(rows.shape[1], 1))
     parts = []
     for start in range(0, chosen.numel(), step):
@@ -84,7 +85,7 @@ def table_energies(weight: Weight, left_out: int | None = None) -> Float[Tensor,
         return table_energies(Weight(weight.site, weight.matrix[keep], seed=weight.seed))
     centred = weight.get(centred_gram)
     if left_out is not None:
-        offset = weight.matrix[left_out].double() - weight.matrix.sum(0, dtype=torch.float64) / rows
+        offset = weight.matrix[left_out].double() - weight.get(mean_row)
         centred = centred - rows / (rows - 1) * torch.outer(offset, offset)
     try:
         values: Tensor = torch.linalg.eigvalsh(centred)

@@ -31,6 +31,7 @@ __all__ = [
     "frame_angles",
     "length_fit",
     "mean_cosine",
+    "mean_row",
     "recognised_design",
     "welch_bound",
     "without_padding",
@@ -97,13 +98,22 @@ def direction_sum(weight: Weight, chosen: Bool[Tensor, " rows"] | None = None) -
     shares = torch.where(norms > 0.0, 1.0 / norms.clamp_min(torch.finfo(torch.float64).tiny), 0.0)
     if chosen is not None:
         shares = shares * chosen
-    matrix = weight.matrix
+    return _weighted_sum(weight.matrix, shares).cpu()
+
+
+def mean_row(weight: Weight) -> Float[Tensor, " features"]:
+    """The mean of the rows, float64, on the weight's device."""
+    count = weight.matrix.shape[0]
+    return _weighted_sum(weight.matrix, torch.ones(count, dtype=torch.float64)) / count
+
+
+def _weighted_sum(matrix: Float[Tensor, "rows features"], shares: Float[Tensor, " rows"]) -> Float[Tensor, " features"]:
     shares = shares.to(matrix.device)
     total = torch.zeros(matrix.shape[1], dtype=torch.float64, device=matrix.device)
     step = max(1, _BLOCK_ENTRIES // max(matrix.shape[1], 1))
     for start in range(0, matrix.shape[0], step):
         total += shares[start : start + step] @ matrix[start : start + step].to(torch.float64)
-    return total.cpu()
+    return total
 
 
 def mean_cosine(directions: Float[Tensor, " features"], count: int) -> float:
@@ -117,12 +127,8 @@ def centred_gram(weight: Weight) -> Float[Tensor, "rank rank"]:
     rows, columns = weight.matrix.shape
     if rows <= columns:
         return shared - shared.mean(0) - shared.mean(1, keepdim=True) + shared.mean()
-    mean = _column_mean(weight)
+    mean = weight.get(mean_row)
     return shared - rows * torch.outer(mean, mean)
-
-
-def _column_mean(weight: Weight) -> Float[Tensor, " features"]:
-    return weight.matrix.sum(0, dtype=torch.float64) / weight.matrix.shape[0]
 
 
 def etf_error(weight: Weight) -> float:

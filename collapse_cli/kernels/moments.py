@@ -8,8 +8,12 @@ from typing import final
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, not in the stubs' __all__
 
-__all__ = ["AdamSettings", "SecondMoment", "adam_update", "second_moment"]
+from collapse_cli.errors import NotConverged
+from collapse_cli.kernels.spectrum import entropy_rank, gram_of
+
+__all__ = ["AdamSettings", "SecondMoment", "adam_update", "second_moment", "update_rank"]
 
 #: Entries upcast to float64 at a time: 32 MiB.
 _BLOCK_ENTRIES = 1 << 22
@@ -68,7 +72,7 @@ def second_moment(moment: Float[Tensor, "..."], settings: AdamSettings) -> Secon
         dead=int((entries == 0).sum()) / entries.numel(),
         dead_rows=dead_rows.numel(),
         first_dead_rows=tuple(dead_rows[:_NAMED_ROWS].tolist()),
-        median_root=math.sqrt(float(entries.float().median() if entries.dtype.itemsize < 4 else entries.median()) / correction),
+        median_root=math.sqrt(float(entries.median()) / correction),
         top_share=float(top.sum()) / total if total > 0.0 else None,
     )
 
@@ -98,3 +102,16 @@ def _updates(
     for m, v in zip(*parts, strict=True):
         root = (v.double() / of_second).sqrt_().add_(settings.epsilon)
         yield (m.double() / of_first).div_(root).masked_fill_(root == 0.0, 0.0)
+
+
+def update_rank(update: Float[Tensor, "out in"]) -> float:
+    """Entropy rank of the energies of an update; 0 if it does not move.
+
+    Raises:
+        NotConverged: LAPACK gave up.
+    """
+    try:
+        energies: Tensor = torch.linalg.eigvalsh(gram_of(update))
+    except LinAlgError as error:
+        raise NotConverged("the eigenvalue solver did not converge", where="update", got=str(error)) from error
+    return entropy_rank(energies.clamp_min(0.0))

@@ -37,7 +37,7 @@ _FLOAT32_MARGIN = 1e-5
 #: missed by all bands with 1e-11, while a random pair is proposed with 4.9e-4 (Charikar 2002, sign projections).
 _BANDS, _BAND_BITS = 16, 16
 #: Rows whose extreme cosine is taken in float64: the largest one is among them unless more lie within 1e-6 of it.
-_SETTLED = 64
+_SETTLED = 16
 #: Partners verified per row and band: more share a bucket only where most rows are alike, and then the nearest
 #: in the order of the next bands suffice to find a copy.
 _WINDOW = 64
@@ -68,9 +68,9 @@ def cosine_extremes(
 ) -> CosineExtremes:
     """The extreme cosines between different rows; all 0 for fewer than two rows.
 
-    A float32 Gram of unit rows, in blocks; the 64 most extreme and those about a threshold are then taken in float64.
-    The others are right to 1e-6. On which side
-    of a threshold (> 0: of the nearest, < 0: of the most opposite row) a row lies is exact.
+    A float32 Gram of unit rows, in blocks; the 16 most extreme and those about a threshold are then taken in float64.
+    The others are right to 1e-6. On which side of a threshold (> 0: of the nearest, < 0: of the most opposite row) a
+    row lies is exact.
     """
     count = rows.shape[0]
     if count < 2 or rows.shape[1] == 0:
@@ -78,14 +78,20 @@ def cosine_extremes(
         return CosineExtremes(0.0, 0.0, zeros, zeros.clone(), (0, 0))
     if count > EXHAUSTIVE_ROWS:
         return _hashed_extremes(rows)
-    nearest, opposite = _float32_extremes(_unit_rows(rows))
-    above = _settle(rows, nearest, [limit for limit in thresholds if limit > 0], sign=1.0)
-    _settle(rows, opposite, [limit for limit in thresholds if limit <= 0], sign=-1.0)
+    units, norms = _unit_rows(rows)
+    nearest, opposite = _float32_extremes(units)
+    above = _settle(rows, norms, nearest, [limit for limit in thresholds if limit > 0], sign=1.0)
+    _settle(rows, norms, opposite, [limit for limit in thresholds if limit <= 0], sign=-1.0)
     return CosineExtremes(float(nearest.max()), float(opposite.min()), nearest, opposite, above)
 
 
 def _settle(
-    rows: Float[Tensor, "rows features"], found: Float[Tensor, " rows"], thresholds: list[float], *, sign: float
+    rows: Float[Tensor, "rows features"],
+    norms: Float[Tensor, " rows"],
+    found: Float[Tensor, " rows"],
+    thresholds: list[float],
+    *,
+    sign: float,
 ) -> tuple[int, int]:
     """Writes float64 values of the most extreme rows and of those about a threshold into `found`; the extreme pair."""
     doubtful = torch.zeros_like(found, dtype=torch.bool)
@@ -93,7 +99,7 @@ def _settle(
     for threshold in thresholds:
         doubtful |= (found - threshold).abs() < _FLOAT32_MARGIN
     chosen = doubtful.nonzero().flatten()
-    exact, partner = _exact_nearest(rows, chosen.to(rows.device), sign=sign)
+    exact, partner = _exact_nearest(rows, norms, chosen.to(rows.device), sign=sign)
     top = int(exact.argmax())
     # what was not settled is right to 1e-6 and must not stand beyond what was
     found.copy_(sign * (sign * found).clamp_max(float(exact[top])))
@@ -101,12 +107,19 @@ def _settle(
     return int(chosen[top]), int(partner[top])
 
 
-def _unit_rows(rows: Float[Tensor, "rows features"]) -> Float[Tensor, "rows features"]:
+def _unit_rows(
+    rows: Float[Tensor, "rows features"],
+) -> tuple[Float[Tensor, "rows features"], Float[Tensor, " rows"]]:
+    """Unit rows in float32, and their norms in float64; a zero row stays zero and has norm 1."""
     units = torch.empty(rows.shape, dtype=torch.float32, device=rows.device)
+    norms = torch.empty(rows.shape[0], dtype=torch.float64, device=rows.device)
     step = max(1, _BLOCK_ENTRIES // rows.shape[1])
     for start in range(0, rows.shape[0], step):
-        units[start : start + step] = _normalised(rows[start : start + step])
-    return units
+        block = rows[start : start + step].double()
+        lengths: Tensor = torch.linalg.vector_norm(block, dim=1)
+        norms[start : start + step] = lengths.masked_fill_(lengths == 0.0, 1.0)
+        units[start : start + step] = block / lengths[:, None]
+    return units, norms
 
 
 def _normalised(block: Float[Tensor, "rows features"]) -> Float[Tensor, "rows features"]:
@@ -138,15 +151,15 @@ def _float32_extremes(
 
 
 def _exact_nearest(
-    rows: Float[Tensor, "rows features"], chosen: Int[Tensor, " chosen"], *, sign: float
+    rows: Float[Tensor, "rows features"], norms: Float[Tensor, " rows"], chosen: Int[Tensor, " chosen"], *, sign: float
 ) -> tuple[Float[Tensor, " chosen"], Int[Tensor, " chosen"]]:
     """The largest cosine of a few rows with any other, and that row, in float64; `sign` −1 for its negative."""
     best = torch.full((chosen.numel(),), -2.0, dtype=torch.float64, device=rows.device)
     partner = torch.zeros_like(chosen)
     step = max(1, _BLOCK_ENTRIES // max(rows.shape[1], chosen.numel(), 1))
-    left = sign * _normalised(rows[chosen])
+    left = sign * rows[chosen].double() / norms[chosen, None]
     for start in range(0, rows.shape[0] if chosen.numel() else 0, step):
-        cosines = left @ _normalised(rows[start : start + step]).T
+        cosines = (left @ rows[start : start + step].double().T).div_(norms[start : start + step])
         itself = chosen[:, None] == torch.arange(start, start + cosines.shape[1], device=rows.device)
         value, index = cosines.masked_fill_(itself, -2.0).max(1)
         better = value > best
@@ -288,20 +301,31 @@ def median_pair_distance(rows: Float[Tensor, "rows features"]) -> float:
     if count < 2:
         return 0.0
     if count > _MEDIAN_ROWS:
-        drawn = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:_MEDIAN_ROWS].to(rows.device)
-        left, right = (rows[half].double() for half in drawn.chunk(2))
-    else:
-        left = right = rows.double()
-    centre = left.mean(0)
-    left, right = left - centre, right - centre
-    squared = left.square().sum(1)[:, None] + right.square().sum(1)
-    squared.addmm_(left, right.T, alpha=-2.0)
-    if count > _MEDIAN_ROWS:
-        return math.sqrt(max(float(squared.median()), 0.0))
-    # of the whole square: each pair stands there twice, and the diagonal beyond all of them
-    squared.fill_diagonal_(math.inf)
-    middle = squared.flatten().kthvalue(count * (count - 1) // 2).values
-    return math.sqrt(max(float(middle), 0.0))
+        drawn = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:_MEDIAN_ROWS]
+        rows = rows[drawn.to(rows.device)]
+    centred = rows.double() - rows.mean(0, dtype=torch.float64)
+    scale = float(centred.abs().max())
+    if scale == 0.0:
+        return 0.0
+    centred /= scale
+    left, right = centred.chunk(2) if count > _MEDIAN_ROWS else (centred, None)
+    squared = _median_square(left.float(), None if right is None else right.float())
+    # float32 resolves 1e-6 of the largest square; below, most rows are copies
+    if squared < 1e-3 * float(centred.square().sum(1).max()):
+        squared = _median_square(left, right)
+    return scale * math.sqrt(squared)
+
+
+def _median_square(left: Float[Tensor, "rows features"], right: Float[Tensor, "others features"] | None) -> float:
+    """Median ‖x − y‖² between two sets of centred rows, or within the first."""
+    others = left if right is None else right
+    squared = torch.addmm(left.square().sum(1)[:, None] + others.square().sum(1), left, others.T, alpha=-2.0)
+    pairs = squared.numel()
+    if right is None:
+        # each pair stands there twice, and the diagonal is moved beyond all of them
+        squared.fill_diagonal_(math.inf)
+        pairs -= left.shape[0]
+    return max(float(squared.flatten().kthvalue((pairs + 1) // 2).values), 0.0)
 
 
 @functools.cache

@@ -56,9 +56,7 @@ class Weight:
     @property
     def matrix(self) -> Float[Tensor, "out in"]:
         """The weight as out × in; a vector is 1 × in, more than two axes are folded into the second."""
-        if self.tensor.dim() < 2:
-            return self.tensor.reshape(1, -1)
-        return self.tensor.reshape(self.tensor.shape[0], -1)
+        return self.tensor.reshape(1, -1) if self.tensor.dim() < 2 else self.tensor.flatten(1)
 
     def generator(self) -> torch.Generator:
         """A fresh CPU generator that depends on the run's seed and the site alone, so that order never matters."""

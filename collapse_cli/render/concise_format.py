@@ -11,11 +11,11 @@ __all__ = ["render"]
 
 
 def render(report: Report, look: Look) -> str:
-    """Full width, full names, no truncation, no colour; the verdict closes it."""
+    """Full width, full names, no truncation, no colour; the verdict closes it, a quiet pass says nothing."""
     lines = [line for subject in report.subjects for line in _lines(subject, look)]
-    if not look.is_quiet or not lines:
+    if not look.is_quiet or report.verdict.outcome != "pass":
         lines.append(verdict_line(report))
-    return "\n".join(plain(line) for line in lines) + "\n"
+    return "".join(plain(line) + "\n" for line in lines)
 
 
 def _lines(subject: Subject, look: Look) -> Iterator[str]:
@@ -29,11 +29,15 @@ def _lines(subject: Subject, look: Look) -> Iterator[str]:
         for measured in subject.measurements:
             null = "" if measured.null is None else f" (null {number(measured.null)})"
             yield f"{subject.id}: {measured.site}: measured: {measured.rule} {number(measured.value)}{null}"
+    # a tensor that could not be read makes the subject partial; a stated non-application does not
+    for skip in subject.skips:
+        if skip.analyzer is None or not look.is_quiet:
+            yield f"{subject.id}: {_where(skip.site, 'skipped', skip.analyzer)}{skip.reason}"
     for failed in subject.failures:
-        where = "".join(f"{part}: " for part in (failed.site, "failed", failed.analyzer) if part)
-        yield f"{subject.id}: {where}{failed.error}: {failed.message}"
+        yield f"{subject.id}: {_where(failed.site, 'failed', failed.analyzer)}{failed.error}: {failed.message}"
     if not look.is_quiet:
-        for skip in subject.skips:
-            where = "".join(f"{part}: " for part in (skip.site, "skipped", skip.analyzer) if part)
-            yield f"{subject.id}: {where}{skip.reason}"
         yield f"{subject.id}: {outcome_words(subject)}"
+
+
+def _where(*parts: str | None) -> str:
+    return "".join(f"{part}: " for part in parts if part)

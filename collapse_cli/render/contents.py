@@ -3,22 +3,28 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from collapse_cli.core.contents import Contents
-from collapse_cli.core.text import plain
+from collapse_cli.core.site import Site
+from collapse_cli.core.text import inert, json_safe, plain, tail
 from collapse_cli.render.verdict import counted
 
 __all__ = ["rendered"]
 
+#: A name longer than this does not widen the column; what stands right of it is shifted.
+_COLUMN = 100
+_BOLD, _DIM, _WARN, _OFF = "\x1b[1m", "\x1b[2m", "\x1b[33m", "\x1b[0m"
+
 
 def rendered(found: Sequence[Contents], form: str, *, has_color: bool, width: int | None) -> str:
-    """`table`, `json` or `csv`; `width` None means: no terminal, so nothing is cut or folded."""
+    """`table`, `json` or `csv`; `width` None means: no terminal, so no name is cut."""
     if form == "json":
-        return json.dumps([_record(item) for item in found], indent=2) + "\n"
+        return json_safe(json.dumps([_record(item) for item in found], indent=2, ensure_ascii=False)) + "\n"
     if form == "csv":
         return _csv(found)
-    return "".join(_table(item, has_color=has_color, width=width) for item in found)
+    pages = ("\n".join(_table(item, has_color=has_color, width=width)) for item in found)
+    return "\n\n".join(pages) + "\n"
 
 
 def _record(item: Contents) -> dict[str, object]:
@@ -46,52 +52,45 @@ def _csv(found: Sequence[Contents]) -> str:
         for site in item.sites:
             layer = "" if site.layer is None else str(site.layer)
             shape = "x".join(map(str, site.shape))
-            writer.writerow(
-                [_inert(item.id), _inert(site.name), shape, site.dtype, layer, site.role.value, "readable", ""]
-            )
+            role = site.role.value
+            writer.writerow([inert(item.id), inert(site.name), shape, site.dtype, layer, role, "readable", ""])
         for skip in item.unreadable:
-            writer.writerow(
-                [_inert(item.id), _inert(skip.site or ""), "", "", "", "", "unreadable", _inert(skip.reason)]
-            )
+            row = [inert(item.id), inert(skip.site or ""), "", "", "", "", "unreadable", inert(skip.reason)]
+            writer.writerow(row)
     return stream.getvalue()
 
 
-def _inert(text: str) -> str:
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+def _table(item: Contents, *, has_color: bool, width: int | None) -> Iterator[str]:
+    def styled(text: str, style: str) -> str:
+        return f"{style}{text}{_OFF}" if has_color else text
 
-
-def _table(item: Contents, *, has_color: bool, width: int | None) -> str:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    stream = io.StringIO()
-    longest = max((len(plain(site.name)) for site in item.sites), default=20)
-    console = Console(
-        file=stream,
-        width=max(width, 40) if width else max(120, longest + 60),
-        force_terminal=has_color,
-        color_system="auto" if has_color else None,
-        highlight=False,
-        markup=False,
-        emoji=False,
-    )
     facts = [item.format, counted(len(item.sites), "tensor"), counted(item.parameters, "parameter")]
-    facts += [counted(item.layers, "layer"), f"{item.bytes:,} bytes"]
-    console.print(Text.assemble((plain(item.id), "bold"), "  ", " · ".join(facts)))
-    table = Table(box=None, pad_edge=False, show_edge=False, header_style="dim")
-    for name in ("tensor", "shape", "dtype"):
-        table.add_column(name, overflow="fold")
-    table.add_column("layer", justify="right")
-    table.add_column("role", overflow="fold")
-    for site in item.sites:
-        layer = "" if site.layer is None else str(site.layer)
-        shape = "×".join(map(str, site.shape)) or "scalar"
-        table.add_row(Text(plain(site.name)), shape, site.dtype, layer, site.role.value)
-    console.print(table)
+    facts += [counted(item.layers, "layer")] if item.layers else []
+    yield styled(plain(item.id), _BOLD) + "   " + " · ".join([*facts, f"{item.bytes:,} bytes"])
+    rows = [_row(site) for site in item.sites]
+    others = [max([len(head), *(len(row[i + 1]) for row in rows)]) for i, head in enumerate(_HEADS)]
+    room = max(width - sum(others) - 2 * len(others), 20) if width else None
+    names = [tail(site.name, room) if room else plain(site.name) for site in item.sites]
+    column = min(max([len("tensor"), *map(len, names)]), _COLUMN)
+    if rows:
+        yield styled(_line("tensor", column, _HEADS, others), _DIM)
+    for name, row in zip(names, rows, strict=True):
+        yield _line(name, column, row[1:], others)
     for skip in item.unreadable:
-        console.print(Text(plain(f"not readable: {skip.site}: {skip.reason}"), style="yellow"))
+        yield styled("not readable: " + plain(": ".join(part for part in (skip.site, skip.reason) if part)), _WARN)
     for notice in item.notices:
-        console.print(Text(plain(f"notice: {notice}"), style="dim"))
-    console.print()
-    return stream.getvalue()
+        yield styled(f"notice: {plain(notice)}", _DIM)
+
+
+_HEADS = ("shape", "dtype", "layer", "role")
+
+
+def _row(site: Site) -> tuple[str, ...]:
+    layer = "" if site.layer is None else str(site.layer)
+    return (site.name, "×".join(map(str, site.shape)) or "scalar", plain(site.dtype), layer, site.role.value)
+
+
+def _line(name: str, column: int, cells: Sequence[str], widths: Sequence[int]) -> str:
+    shape, dtype, layer, role = cells
+    rest = (shape.ljust(widths[0]), dtype.ljust(widths[1]), layer.rjust(widths[2]), role)
+    return "  ".join((name.ljust(column), *rest)).rstrip()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from collapse_cli.core.finding import Finding
 from collapse_cli.core.report import Failure, Report, Skip, Subject
+from collapse_cli.core.text import inert
 from collapse_cli.render.look import Look
 
 __all__ = ["COLUMNS", "render"]
@@ -15,6 +16,8 @@ COLUMNS = (
     *("subject", "kind", "site", "layer", "role", "shape", "dtype", "analyzer", "metric", "unit", "value", "null"),
     *("status", "severity", "limit_side", "limit_bound", "suppressed", "fingerprint", "message"),
 )
+#: Columns of numbers: a minus sign there begins no formula.
+_NUMBERS = frozenset({"layer", "value", "null", "limit_bound"})
 
 
 def render(report: Report, _look: Look) -> str:
@@ -24,19 +27,8 @@ def render(report: Report, _look: Look) -> str:
     writer.writeheader()
     for subject in report.subjects:
         for row in _rows(report, subject):
-            writer.writerow({key: _inert(value) for key, value in row.items()})
+            writer.writerow({key: value if key in _NUMBERS else inert(value) for key, value in row.items()})
     return stream.getvalue()
-
-
-def _inert(value: str) -> str:
-    # a numeric column may begin with a minus sign, and is a number
-    if value[:1] not in ("=", "+", "-", "@", "\t", "\r"):
-        return value
-    try:
-        float(value)
-    except ValueError:
-        return f"'{value}"
-    return value
 
 
 def _rows(report: Report, subject: Subject) -> Iterator[dict[str, str]]:
@@ -69,11 +61,17 @@ def _judged(finding: Finding | None) -> dict[str, str]:
     return {
         "severity": finding.severity.value,
         "limit_side": finding.limit.side,
-        "limit_bound": repr(finding.limit.bound),
+        "limit_bound": repr(_bound(finding)),
         "suppressed": finding.suppressed.by if finding.suppressed else "",
         "fingerprint": finding.fingerprint,
         "message": finding.message,
     }
+
+
+def _bound(finding: Finding) -> float:
+    """The bound on the value itself: a limit on value ÷ null comes out multiplied by the null."""
+    bound, null = finding.limit.bound, finding.measurement.null
+    return bound * null if finding.limit.of == "null" and null is not None else bound
 
 
 def _unmeasured(given: Skip | Failure) -> dict[str, str]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from collapse_cli.core.report import Report, to_json
+from collapse_cli.core.text import json_safe
 from collapse_cli.render.look import Look
 
 __all__ = ["render"]
@@ -12,12 +13,7 @@ __all__ = ["render"]
 
 def render(report: Report, _look: Look) -> str:
     """`run`, then per subject `subject` and its `measurement`, `finding`, `skip`, `failure` records, last `verdict`."""
-    lines = [
-        json.dumps(record, allow_nan=False, ensure_ascii=False)
-        .replace("\u2028", "\\u2028")
-        .replace("\u2029", "\\u2029")
-        for record in _records(report)
-    ]
+    lines = [json_safe(json.dumps(record, allow_nan=False, ensure_ascii=False)) for record in _records(report)]
     return "\n".join(lines) + "\n"
 
 

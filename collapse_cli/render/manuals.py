@@ -9,6 +9,7 @@ from dataclasses import asdict
 
 from collapse_cli.core.manual import Manual
 from collapse_cli.core.metric import Limit, Metric
+from collapse_cli.core.text import json_safe, plain
 from collapse_cli.render.verdict import limit_words
 
 __all__ = ["explained", "listed"]
@@ -74,7 +75,7 @@ def _plain(value: object) -> object:
 
 
 def _json(value: object) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_safe(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
 def _limit(limit: Limit | None) -> str:
@@ -86,7 +87,7 @@ def _limit(limit: Limit | None) -> str:
 
 def _metric_lines(metric: Metric) -> list[str]:
     unit = "" if metric.unit == "1" else f" [{metric.unit}]"
-    better = f", {metric.better} is better" if metric.better else ""
+    better = f" ({metric.better} is better)" if metric.better else ""
     lines = [f"{metric.name}{unit}: {metric.says}{better}"]
     if metric.null:
         lines.append(f"    null     {metric.null}")

@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 
 from collapse_cli.core.report import Report, Subject
-from collapse_cli.core.text import plain
+from collapse_cli.core.text import plain, tail
 from collapse_cli.render.look import Look
 from collapse_cli.render.verdict import (
     coverage_words,
     findings_by_severity,
-    number,
     number_of,
     outcome_words,
     verdict_line,
@@ -18,7 +17,10 @@ __all__ = ["render"]
 
 #: A GitHub step summary over 1,024 KiB is dropped whole; this leaves room for what others write into it.
 _BUDGET = 900_000
-_SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[]()<>#+-!|~&@"})
+#: Escaped text stands inside a table, a heading or a list item, never at the beginning of a line.
+_SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_[]<>|~&@$"})
+#: A longer name is shown by its end.
+_LONGEST_NAME = 300
 
 
 def render(report: Report, _look: Look) -> str:
@@ -39,7 +41,7 @@ def escaped(text: str) -> str:
 
 def code(text: str) -> str:
     """The text as inline code that cannot be closed from inside, safe in a table."""
-    return "`" + plain(text).replace("`", "'").replace("|", "\\|") + "`"
+    return "`" + (tail(text, _LONGEST_NAME).replace("`", "'").replace("|", "\\|") or " ") + "`"
 
 
 def _row(subject: Subject) -> str:
@@ -93,6 +95,6 @@ def _bounded(lines: list[str]) -> str:
         size += len(line.encode("utf-8", "surrogatepass")) + 1
         if size > _BUDGET:
             return (
-                "\n".join([*lines[:index], "", f"+{number(len(lines) - index)} more lines: see the JSON report"]) + "\n"
+                "\n".join([*lines[:index], "", f"+{len(lines) - index:,} more lines: the JSON report has them all"]) + "\n"
             )
     return "\n".join(lines).rstrip("\n") + "\n"

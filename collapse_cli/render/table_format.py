@@ -1,34 +1,28 @@
 """The report for a person at a terminal: a table of analyzers, then every finding with its evidence and its remedy."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 from rich.console import Console
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from collapse_cli.core.finding import Finding, Severity
-from collapse_cli.core.report import Report, Subject
-from collapse_cli.core.text import plain
+from collapse_cli.core.manual import Manual
+from collapse_cli.core.report import Failure, Report, Skip, Subject
+from collapse_cli.core.text import plain, tail
+from collapse_cli.render.finding_block import SHAPES, print_findings
 from collapse_cli.render.look import Look
-from collapse_cli.render.spark import spark
-from collapse_cli.render.verdict import (
-    counted,
-    coverage_words,
-    findings_by_severity,
-    limit_words,
-    number,
-    outcome_words,
-    verdict_line,
-)
+from collapse_cli.render.verdict import counted, coverage_words, findings_by_severity, number, outcome_words, verdict_line
 
 __all__ = ["render"]
 
-#: Severity as a shape and a word; colour is an extra.
-_SHAPES = {Severity.ERROR: ("✖", "bold red"), Severity.WARNING: ("▲", "yellow"), Severity.INFO: ("●", "cyan")}
-#: Sites named under one finding group before the rest is counted.
-_SITES_SHOWN = 12
+#: Narrowest layout; a terminal that is narrower still wraps by itself.
+_NARROWEST = 40
+#: Failures, unread tensors and reasons named before the rest is counted.
+_LISTED = 12
+_VERDICTS = {"pass": "bold green", "fail": "bold red", "incomplete": "bold yellow", "empty": "bold yellow"}
 
 
 def render(report: Report, look: Look) -> str:
@@ -36,9 +30,9 @@ def render(report: Report, look: Look) -> str:
     stream = io.StringIO()
     console = Console(
         file=stream,
-        width=max(look.width, 40),
+        width=max(look.width, _NARROWEST),
         force_terminal=look.has_color,
-        color_system="auto" if look.has_color else None,
+        color_system="standard" if look.has_color else None,
         no_color=not look.has_color,
         highlight=False,
         markup=False,
@@ -47,36 +41,38 @@ def render(report: Report, look: Look) -> str:
     )
     for subject in report.subjects:
         _subject(console, report, subject, look)
-    style = {"pass": "bold green", "fail": "bold red", "incomplete": "bold yellow", "empty": "bold yellow"}
-    console.print(Text(verdict_line(report), style=style[report.verdict.outcome]))
-    return stream.getvalue()
+    if not look.is_quiet or report.verdict.outcome != "pass":
+        console.print(Text(verdict_line(report), style=_VERDICTS[report.verdict.outcome]))
+    return "".join(line.rstrip() + "\n" for line in stream.getvalue().splitlines())
 
 
 def _subject(console: Console, report: Report, subject: Subject, look: Look) -> None:
-    if not look.is_quiet:
+    if look.is_quiet:
+        if subject.findings or subject.failures or _unread(subject):
+            console.print(Text(tail(subject.id, 4 * console.width), style="bold"))
+    else:
         _opening(console, report, subject)
-        if subject.measurements or subject.skips or subject.failures:
-            console.print(Padding(_analyzers(report, subject), (1, 0, 1, 1)))
+        if subject.measurements or subject.failures or any(skip.site for skip in subject.skips):
+            console.print()
+            console.print(_analyzers(report, subject, console.width))
+            console.print()
     if look.show_all and subject.measurements:
-        console.print(Padding(_measurements(subject), (0, 0, 1, 1)))
-    prefix = _common_prefix([finding.measurement.site for finding in subject.findings])
-    for group in _grouped(findings_by_severity(subject)):
-        _finding(console, subject, group, prefix)
-    for failed in subject.failures:
-        where = " ".join(part for part in (failed.analyzer, failed.site) if part)
-        console.print(Text(plain(f" ✖ failed  {where}: {failed.error}: {failed.message}"), style="red"))
+        console.print(_measurements(subject, console.width))
+        console.print()
+    print_findings(console, subject, {manual.name: manual for manual in report.manuals})
+    _not_done(console, subject, look)
     if not look.is_quiet:
-        for skip in (skip for skip in subject.skips if skip.analyzer is None):
-            console.print(Text(plain(f" ▲ not read  {skip.site}: {skip.reason}"), style="yellow"))
         console.print()
 
 
 def _opening(console: Console, report: Report, subject: Subject) -> None:
-    dtypes = sorted({site.dtype for site in subject.sites if site.dtype})
-    parameters = sum(site.numel for site in subject.sites if site.is_floating and "#" not in site.name)
-    facts = [subject.format, counted(subject.coverage.sites, "tensor")]
-    facts += [f"{parameters:,} parameters", ", ".join(dtypes)] if subject.sites else []
-    console.print(Text.assemble((plain(subject.id), "bold"), "  ", " · ".join(facts)))
+    name = Text(tail(subject.id, 4 * console.width), style="bold", overflow="fold")
+    facts = " · ".join(_facts(subject))
+    if name.cell_len + len(facts) + 3 <= console.width:
+        console.print(Text.assemble(name, "   ", facts))
+    else:
+        console.print(name)
+        console.print(Text(facts))
     if subject.status in ("failed", "empty"):
         console.print(Text(outcome_words(subject)))
         return
@@ -87,107 +83,105 @@ def _opening(console: Console, report: Report, subject: Subject) -> None:
     console.print(Text(" · ".join(line)))
 
 
-def _analyzers(report: Report, subject: Subject) -> Table:
-    """One row an analyzer that measured, failed or was skipped at a site."""
-    table = Table(box=None, pad_edge=False, show_edge=False, header_style="dim")
-    table.add_column("family", overflow="fold")
+def _facts(subject: Subject) -> list[str]:
+    """Format, and of the tensors that some analyzer wants parameters and dtypes: the others are only counted."""
+    facts = [subject.format, counted(subject.coverage.sites, "tensor")]
+    stored = [site for site in subject.sites if "#" not in site.name]
+    if stored:
+        wanted = "" if subject.coverage.wanted >= subject.coverage.sites else " wanted"
+        facts.append(f"{sum(site.numel for site in stored if site.is_floating):,} parameters{wanted}")
+        facts.append(", ".join(sorted({site.dtype for site in stored if site.dtype})))
+    return [fact for fact in facts if fact]
+
+
+def _analyzers(report: Report, subject: Subject, width: int) -> Table:
+    """One row an analyzer that measured, failed or was skipped at a site; columns by what the terminal has room for."""
+    is_wide, is_narrow = width >= 76, width < 56
+    table = Table(box=None, pad_edge=True, show_edge=False, header_style="dim", padding=(0, 1))
+    if is_wide:
+        table.add_column("family", no_wrap=True)
     table.add_column("analyzer", overflow="fold")
-    for name in ("sites", "error", "warning", "info", "skipped", "failed"):
+    counts = ["error", "warning", *(["info"] if any(f.severity is Severity.INFO for f in subject.findings) else [])]
+    heads = [SHAPES[Severity(word)][0] if is_narrow else word for word in counts]
+    for name in ("sites", *heads, *(("skip", "fail") if is_narrow else ("skipped", "failed"))):
         table.add_column(name, justify="right", no_wrap=True)
-    silent = 0
+    unapplied = 0
     for manual in report.manuals:
-        sites = {m.site for m in subject.measurements if m.analyzer == manual.name}
-        skips = [skip for skip in subject.skips if skip.analyzer == manual.name and skip.site is not None]
-        failures = [failure for failure in subject.failures if failure.analyzer == manual.name]
-        if not sites and not skips and not failures:
-            silent += 1
+        row = _row(manual, subject, counts, report.provenance.intent)
+        if row is None:
+            unapplied += 1
             continue
-        judged = any(metric.warn or metric.error for metric in manual.metrics)
-        found = [f.severity for f in findings_by_severity(subject) if f.measurement.analyzer == manual.name]
-        cells = [_count(found.count(severity), judged, _SHAPES[severity][1]) for severity in reversed(Severity)]
-        table.add_row(
-            manual.family, manual.name, str(len(sites)), *cells, str(len(skips)), _count(len(failures), True, "red")
-        )
-    if silent:
-        table.caption = f"- not judged   0 clean   {counted(silent, 'analyzer')} found nothing to accept"
-    else:
-        table.caption = "- not judged   0 clean"
+        table.add_row(*([manual.family] if is_wide else []), manual.name, *row)
+    table.caption = "- not judged   0 clean" + (f"   {unapplied} with nothing to accept" if unapplied else "")
     table.caption_justify = "left"
+    table.caption_style = "dim"
     return table
 
 
-def _count(count: int, judged: bool, style: str) -> Text:
-    if not judged:
-        return Text("-", style="dim")
-    return Text(str(count), style=style if count else "dim")
+def _row(manual: Manual, subject: Subject, counts: Sequence[str], intent: str | None) -> list[Text] | None:
+    """Sites, findings by severity, skips and failures of one analyzer; None if it accepted nothing."""
+    sites = {m.site for m in subject.measurements if m.analyzer == manual.name}
+    skips = [skip for skip in subject.skips if skip.analyzer == manual.name and skip.site is not None]
+    failures = [failure for failure in subject.failures if failure.analyzer == manual.name]
+    if not sites and not skips and not failures:
+        return None
+    limits = [limit for metric in manual.metrics for limit in (metric.warn, metric.error) if limit]
+    is_judged = bool(sites) and any(limit.intent is None or intent in limit.intent for limit in limits)
+    found = [f.severity.value for f in findings_by_severity(subject) if f.measurement.analyzer == manual.name]
+    cells = [_count(found.count(word), SHAPES[Severity(word)][1], is_known=is_judged) for word in counts]
+    return [Text(str(len(sites))), *cells, _count(len(skips), ""), _count(len(failures), "red")]
 
 
-def _measurements(subject: Subject) -> Table:
-    table = Table(box=None, pad_edge=False, show_edge=False, header_style="dim")
-    table.add_column("site", overflow="fold")
+def _count(count: int, style: str, *, is_known: bool = True) -> Text:
+    """A zero that was not judged is a dash: only what was looked at is clean."""
+    if not count:
+        return Text("0" if is_known else "-", style="dim")
+    return Text(f"{count:,}", style=style)
+
+
+def _measurements(subject: Subject, width: int) -> Table:
+    table = Table(box=None, pad_edge=True, show_edge=False, header_style="dim", padding=(0, 1))
+    table.add_column("site", overflow="fold", ratio=1)
     table.add_column("rule", overflow="fold")
     table.add_column("value", justify="right", no_wrap=True)
     table.add_column("null", justify="right", no_wrap=True)
     for measured in subject.measurements:
         null = "" if measured.null is None else number(measured.null)
-        table.add_row(Text(plain(measured.site)), measured.rule, number(measured.value), null)
+        table.add_row(Text(tail(measured.site, 2 * width)), plain(measured.rule), number(measured.value), null)
     return table
 
 
-def _grouped(findings: Sequence[Finding]) -> list[list[Finding]]:
-    """Findings of one rule and severity together: sixty layers with one illness are one finding with sixty sites."""
-    groups: dict[tuple[str, str], list[Finding]] = {}
-    for finding in findings:
-        groups.setdefault((finding.severity.value, finding.measurement.rule), []).append(finding)
-    return list(groups.values())
+def _unread(subject: Subject) -> list[str]:
+    return [f"{skip.site or ''}: {skip.reason}" for skip in subject.skips if skip.analyzer is None]
 
 
-def _finding(console: Console, subject: Subject, group: Sequence[Finding], prefix: str) -> None:
-    first = group[0]
-    shape, style = _SHAPES[first.severity]
-    measured = first.measurement
-    head = Text.assemble((f" {shape} {first.severity:<8}", style), (measured.rule, "bold"))
-    head.append(f"   {limit_words(first.limit)}")
-    curve = _layer_curve(subject, measured.rule)
-    if curve:
-        head.append(f"   {curve}")
-    console.print(head)
-    for finding in group[:_SITES_SHOWN]:
-        one = finding.measurement
-        null = "" if one.null is None else f"   random {number(one.null)}"
-        line = Text.assemble((plain(_shortened(one.site, prefix)), ""), f"   {number(one.value)}{null}")
-        console.print(Padding(line, (0, 0, 0, 11)))
-        console.print(Padding(Text(plain(finding.message), style="dim"), (0, 0, 0, 13)))
-    if len(group) > _SITES_SHOWN:
-        more = f"and {len(group) - _SITES_SHOWN} more sites: -f concise lists them all"
-        console.print(Padding(Text(more), (0, 0, 0, 11)))
-    console.print(Padding(Text(f"→ {plain(first.remedy)}"), (0, 0, 0, 11)))
-    console.print(Padding(Text(f"collapse explain {measured.analyzer}", style="dim"), (0, 0, 0, 11)))
+def _not_done(console: Console, subject: Subject, look: Look) -> None:
+    """What could not be done, and with `--all` also what did not apply."""
+    if subject.status == "empty" or look.show_all:
+        skips = sorted((skip for skip in subject.skips if skip.analyzer), key=lambda skip: (skip.analyzer, skip.reason))
+        by_reason = groupby(skips, key=lambda skip: (skip.analyzer, skip.reason))
+        _listed(console, (f" - skipped {name}: {why}{_times(group)}" for (name, why), group in by_reason), "dim", 400)
+    _listed(console, (f" ▲ not read {line}" for line in _unread(subject)), "yellow")
+    _listed(console, (f" ✖ failed {_failure(failed)}" for failed in subject.failures), "red")
 
 
-def _layer_curve(subject: Subject, rule: str) -> str:
-    """`layer 0 ▇▁ 1`: the metric along the depth of the model, where three layers or more have it."""
-    layers = {site.name: site.layer for site in subject.sites if site.layer is not None}
-    by_layer: dict[int, list[float]] = {}
-    for measured in subject.measurements:
-        layer = layers.get(measured.site)
-        if measured.rule == rule and layer is not None:
-            by_layer.setdefault(layer, []).append(measured.value)
-    if len(by_layer) < 2:
-        return ""
-    order = sorted(by_layer)
-    means = [sum(by_layer[layer]) / len(by_layer[layer]) for layer in order]
-    return f"layer {order[0]} {spark(means)} {order[-1]}"
+def _times(group: Iterable[Skip]) -> str:
+    count = sum(1 for _ in group)
+    return f" ({count} sites)" if count > 1 else ""
 
 
-def _common_prefix(names: Sequence[str]) -> str:
-    """What all names begin with, up to a dot; the tail of a name is never cut."""
-    if len(names) < 2:
-        return ""
-    first, last = min(names), max(names)
-    length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-    return first[: first[:length].rfind(".") + 1]
+def _failure(failed: Failure) -> str:
+    return f"{' '.join(part for part in (failed.analyzer, failed.site) if part) or 'subject'}: {failed.error}: {failed.message}"
 
 
-def _shortened(name: str, prefix: str) -> str:
-    return f"…{name[len(prefix) :]}" if len(prefix) > 12 and name.startswith(prefix) else name
+def _listed(console: Console, lines: Iterable[str], style: str, longest: int = _LISTED) -> None:
+    every = list(lines)
+    for line in every[:longest]:
+        grid = Table.grid(padding=(0, 1))
+        grid.add_column()
+        grid.add_column(overflow="fold")
+        mark, word, rest = line.strip().split(" ", 2)
+        grid.add_row(Text(f" {mark} {word}", style=style), Text(plain(rest), overflow="fold"))
+        console.print(grid)
+    if len(every) > longest:
+        console.print(Text(f"   +{len(every) - longest} more: -f concise lists them all", style=style))

@@ -4,38 +4,67 @@ from collapse_cli.core.finding import Finding
 from collapse_cli.core.metric import Limit, Measurement
 from collapse_cli.core.report import Coverage, Report, Subject, Verdict
 
-__all__ = ["counted", "coverage_words", "limit_words", "number", "number_of", "outcome_words", "verdict_line"]
+__all__ = [
+    "counted",
+    "coverage_words",
+    "findings_by_severity",
+    "limit_words",
+    "number",
+    "number_of",
+    "outcome_words",
+    "verdict_line",
+]
+
+_IRREGULAR = {"analysis": "analyses"}
 
 
-def number(value: float) -> str:
-    """Four significant digits: `0.01663`, `310.4`, `2.5e+05`."""
-    return f"{value:.4g}"
+def number(value: float, digits: int = 3) -> str:
+    """Three significant digits, whole numbers below a million in full: `0.0166`, `310`, `12,845`, `2.5e+06`."""
+    if 10**digits <= abs(value) < 1e6:
+        return f"{value:,.0f}"
+    return f"{value:.{digits}g}"
 
 
 def number_of(measurement: Measurement, limit: Limit) -> str:
-    """Value, limit and null of a finding: `0.0166 < 0.05 (null 0.802)`."""
-    sign = "<" if limit.side == "below" else ">"
-    null = "" if measurement.null is None else f" (null {number(measurement.null)})"
-    times = " × null" if limit.of == "null" else ""
-    return f"{number(measurement.value)} {sign}{'=' if limit.inclusive else ''} {number(limit.bound)}{times}{null}"
+    """Value, limit and null of a finding: `0.0166 < 0.05 (null 0.802)`, with digits enough to show that it is so."""
+    digits = 3
+    while digits < 17 and number(measurement.value, digits) == number(_bound(measurement, limit), digits):
+        if measurement.value == _bound(measurement, limit):
+            break
+        digits += 1
+    null = "" if measurement.null is None else f" (null {number(measurement.null, digits)})"
+    return f"{number(measurement.value, digits)} {_side(limit)} {_times(limit)}{null}"
 
 
 def limit_words(limit: Limit) -> str:
     """`limit < 0.05`, `limit > 2 × null`."""
-    sign = "<" if limit.side == "below" else ">"
-    return (
-        f"limit {sign}{'=' if limit.inclusive else ''} {number(limit.bound)}{' × null' if limit.of == 'null' else ''}"
-    )
+    return f"limit {_side(limit)} {_times(limit)}"
+
+
+def _bound(measurement: Measurement, limit: Limit) -> float:
+    return limit.bound * (measurement.null or 0.0) if limit.of == "null" else limit.bound
+
+
+def _side(limit: Limit) -> str:
+    return ("<" if limit.side == "below" else ">") + ("=" if limit.inclusive else "")
+
+
+def _times(limit: Limit) -> str:
+    # a bound is a number that somebody chose: all of its digits
+    bound = f"{limit.bound:,.0f}" if limit.bound.is_integer() and abs(limit.bound) < 1e6 else repr(limit.bound)
+    return f"{bound} × null" if limit.of == "null" else bound
 
 
 def counted(count: int, word: str) -> str:
     """`1 error`, `2 errors`."""
-    return f"{count:,} {word}{'' if count == 1 else 's'}"
+    return f"{count:,} {word if count == 1 else _IRREGULAR.get(word, word + 's')}"
 
 
 def coverage_words(coverage: Coverage) -> str:
-    """`analysed 3 of 3 wanted tensors`."""
-    return f"analysed {coverage.read:,} of {counted(coverage.wanted, 'wanted tensor')}"
+    """`analysed 3 of 3 wanted tensors (1 more wanted by no analyzer)`."""
+    unwanted = coverage.sites - coverage.wanted
+    more = f" ({unwanted:,} more wanted by no analyzer)" if unwanted > 0 else ""
+    return f"analysed {coverage.read:,} of {counted(coverage.wanted, 'wanted tensor')}{more}"
 
 
 def outcome_words(subject: Subject) -> str:
@@ -43,26 +72,27 @@ def outcome_words(subject: Subject) -> str:
     if subject.status == "failed":
         return "failed: nothing was analysed"
     if subject.status == "empty":
-        return f"empty: none of its {counted(subject.coverage.sites, 'tensor')} is wanted by an analyzer"
-    active = [finding for finding in subject.findings if finding.suppressed is None]
+        return f"empty: of its {counted(subject.coverage.sites, 'tensor')} no analyzer wants one"
+    active = findings_by_severity(subject)
     counts = {word: sum(finding.severity == word for finding in active) for word in ("error", "warning", "info")}
     parts = [counted(counts["error"], "error"), counted(counts["warning"], "warning")]
     if counts["info"]:
         parts.append(f"{counts['info']} info")
     parts += [f"{len(subject.failures)} failed", f"{len(subject.skips)} skipped"]
     parts.append(f"{len(subject.findings) - len(active)} suppressed")
-    return f"{subject.status}: {', '.join(parts)}; {coverage_words(subject.coverage)}"
+    word = "incomplete" if subject.status == "partial" else "complete"
+    return f"{word}: {', '.join(parts)}; {coverage_words(subject.coverage)}"
 
 
 def verdict_line(report: Report) -> str:
     """The verdict: what was found, the exit code, and how to change it where a flag could."""
     verdict = report.verdict
     opening = {"pass": "Pass", "fail": "Fail", "incomplete": "Incomplete", "empty": "Nothing was analysed"}
-    parts = _counts(verdict)
-    text = f"{opening[verdict.outcome]}: {', '.join(parts)}. Exit {report.exit_code}"
     unread = sum(subject.status == "failed" for subject in report.subjects)
+    parts = _counts(verdict, unread)
+    text = f"{opening[verdict.outcome]}: {', '.join(parts)}. Exit {report.exit_code}"
     if verdict.outcome == "incomplete" and not unread:
-        would = 1 if any(verdict.findings[s] for s in _at_least(verdict)) else 0
+        would = 1 if any(verdict.findings.get(severity) for severity in _at_least(verdict)) else 0
         text += f" ({would} with --allow-partial)"
     return text + "."
 
@@ -72,12 +102,17 @@ def _at_least(verdict: Verdict) -> list[str]:
     return order[order.index(verdict.fail_on.value) :]
 
 
-def _counts(verdict: Verdict) -> list[str]:
-    parts = [counted(verdict.findings.get("error", 0), "error"), counted(verdict.findings.get("warning", 0), "warning")]
-    if verdict.findings.get("info"):
-        parts.append(f"{verdict.findings['info']} info")
-    if verdict.failures:
-        parts.append(f"{counted(verdict.failures, 'analysis').replace('analysiss', 'analyses')} failed")
+def _counts(verdict: Verdict, unread: int) -> list[str]:
+    found = verdict.findings
+    parts = [counted(found[word], word) for word in ("error", "warning") if found.get(word)]
+    if found.get("info"):
+        parts.append(f"{found['info']} info")
+    if not parts:
+        parts.append("no findings")
+    if unread:
+        parts.append(f"{counted(unread, 'subject')} could not be read")
+    if verdict.failures > unread:
+        parts.append(f"{counted(verdict.failures - unread, 'analysis')} failed")
     if verdict.skips:
         parts.append(f"{verdict.skips:,} skipped")
     baseline, accepted = verdict.suppressed.get("baseline", 0), verdict.suppressed.get("accept", 0)

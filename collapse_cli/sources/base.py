@@ -67,8 +67,8 @@ class OptimizerGroup:
 class Checkpoint(Protocol):
     """A readable set of named tensors.
 
-    `path` as the user gave it; `format` is `safetensors`, `torch-zip`, `sharded`, `numpy`, `memory`; `nbytes` of all files;
-    `files` are the files that hold the bytes; `config` is `config.json` (`{}` without one), `adapter` is
+    `path` as the user gave it; `format` is `safetensors`, `torch-zip`, `sharded`, `numpy`, `memory`; `nbytes` of all
+    files; `files` are the files that hold the bytes; `config` is `config.json` (`{}` without one), `adapter` is
     `adapter_config.json`; `unreadable` says which tensors exist but cannot be read, and why; `optimizer` describes saved
     optimizer state; `layout` is None for a single file.
     """

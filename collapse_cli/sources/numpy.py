@@ -14,6 +14,7 @@ from collapse_cli.core.report import Skip
 from collapse_cli.core.site import Site
 from collapse_cli.errors import UnreadableCheckpoint, UnsafeCheckpoint
 from collapse_cli.sources.base import Origin
+from collapse_cli.sources.buffers import Buffers
 from collapse_cli.sources.bytes import ByteSource, open_local
 from collapse_cli.sources.configuration import configuration_beside
 from collapse_cli.sources.quoting import quoted
@@ -199,12 +200,13 @@ def _checkpoint(source: ByteSource, arrays: list[_Array], path: Path) -> StoredC
     names = strip_prefixes([name for name, *_ in arrays])
     beside = configuration_beside(path)
     tensors, unreadable = [], []
+    buffers = Buffers()
     for name, header, origin, fill in arrays:
         if header.dtype is None:
             unreadable.append(Skip(None, names[name], f"{header.descr} is no dtype of numbers that is read"))
             continue
         site = Site(names[name], header.shape, header.dtype)
-        tensors.append(StoredTensor(site, origin, partial(_tensor, site, header, source.where, fill)))
+        tensors.append(StoredTensor(site, origin, partial(_tensor, site, header, source.where, fill, buffers)))
     return StoredCheckpoint(
         path=source.where,
         format="numpy",
@@ -219,9 +221,11 @@ def _checkpoint(source: ByteSource, arrays: list[_Array], path: Path) -> StoredC
     )
 
 
-def _tensor(site: Site, header: ArrayHeader, where: str, fill: Callable[[memoryview], None]) -> "Tensor":
+def _tensor(
+    site: Site, header: ArrayHeader, where: str, fill: Callable[[memoryview], None], buffers: Buffers
+) -> "Tensor":
     as_written = Site(site.name, site.shape[::-1], site.dtype) if header.is_fortran else site
-    tensor = filled(as_written, where, fill)
+    tensor = filled(as_written, where, fill, buffers)
     if header.is_swapped:
         # the same memory, seen as numbers by numpy, which can turn their bytes round in place
         tensor.numpy().byteswap(inplace=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from collapse_cli.core.report import Skip
 from collapse_cli.core.site import Site
 from collapse_cli.sources.base import Origin
+from collapse_cli.sources.buffers import Buffers
 from collapse_cli.sources.bytes import ByteSource, open_local
 from collapse_cli.sources.configuration import configuration_beside
 from collapse_cli.sources.dtypes import NOT_DEQUANTISED
@@ -33,8 +34,12 @@ def open_safetensors(path: Path) -> StoredCheckpoint:
     return checkpoint
 
 
-def safetensors_checkpoint(source: ByteSource, *, is_stripped: bool = True) -> StoredCheckpoint:
+def safetensors_checkpoint(
+    source: ByteSource, *, is_stripped: bool = True, buffers: Buffers | None = None
+) -> StoredCheckpoint:
     """The checkpoint in a range of bytes; with `is_stripped` its tensors lose the prefixes of wrappers.
+
+    `buffers` is the memory that tensors are read into, shared by the shards of one model.
 
     Raises:
         UnreadableCheckpoint: a rule of the format is broken.
@@ -43,8 +48,11 @@ def safetensors_checkpoint(source: ByteSource, *, is_stripped: bool = True) -> S
     names = {entry.name: entry.name for entry in header.entries}
     if is_stripped:
         names = strip_prefixes(names)
+    memory = buffers or Buffers()
     tensors = [
-        _stored(source, entry, names[entry.name]) for entry in header.entries if entry.dtype not in NOT_DEQUANTISED
+        _stored(source, entry, names[entry.name], memory)
+        for entry in header.entries
+        if entry.dtype not in NOT_DEQUANTISED
     ]
     unreadable = tuple(
         Skip(None, names[entry.name], f"{entry.dtype} is not dequantised")
@@ -81,7 +89,8 @@ def _beginning(source: ByteSource) -> bytes:
     return prefix + source.read(8, header_end(prefix, source.size, source.where))
 
 
-def _stored(source: ByteSource, entry: Entry, name: str) -> StoredTensor:
+def _stored(source: ByteSource, entry: Entry, name: str, buffers: Buffers) -> StoredTensor:
     site = Site(name, entry.shape, entry.dtype)
     origin = Origin(source.where, entry.begin, entry.end)
-    return StoredTensor(site, origin, partial(filled, site, source.where, partial(source.read_into, entry.begin)))
+    fill = partial(source.read_into, entry.begin)
+    return StoredTensor(site, origin, partial(filled, site, source.where, fill, buffers))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from collapse_cli.core.report import Skip
 from collapse_cli.errors import UnreadableCheckpoint
 from collapse_cli.sources.base import Checkpoint, ShardLayout
+from collapse_cli.sources.buffers import Buffers
 from collapse_cli.sources.bytes import kind_of, open_local
 from collapse_cli.sources.configuration import configuration_beside, weight_files
 from collapse_cli.sources.quoting import quoted
@@ -38,6 +39,7 @@ def open_sharded(path: Path) -> StoredCheckpoint:
     files = tuple(dict.fromkeys(index.weight_map.values()))
     located = {file: _located(path, file) for file in files}
     opened: dict[str, Checkpoint] = {}
+    buffers = Buffers()
     faults: dict[str, str] = {}
     absent = tuple(file for file, place in located.items() if kind_of(place) is None)
     try:
@@ -46,7 +48,7 @@ def open_sharded(path: Path) -> StoredCheckpoint:
                 faults[file] = f"its shard {quoted(file)} is missing"
                 continue
             try:
-                opened[file] = _open_shard(place)
+                opened[file] = _open_shard(place, buffers)
             except UnreadableCheckpoint as error:
                 faults[file] = f"its shard cannot be read: {error}"
         return _union(path, index, opened, faults=faults, absent=absent)
@@ -87,14 +89,14 @@ def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _open_shard(place: Path) -> Checkpoint:
+def _open_shard(place: Path, buffers: Buffers) -> Checkpoint:
     from collapse_cli.sources import sniff
 
     found = sniff(place)
     if found == "torch-zip":
         from collapse_cli.sources.torch_zip import open_torch_zip
 
-        return open_torch_zip(place)
+        return open_torch_zip(place, is_stripped=False)
     if found != "safetensors":
         from collapse_cli.sources.signatures import refusal
 
@@ -102,7 +104,7 @@ def _open_shard(place: Path) -> Checkpoint:
     source = open_local(place)
     try:
         # wrapper prefixes are a matter of the whole model, and the index names tensors as they are stored
-        return safetensors_checkpoint(source, is_stripped=False)
+        return safetensors_checkpoint(source, is_stripped=False, buffers=buffers)
     except BaseException:
         source.close()
         raise

@@ -10,6 +10,7 @@ from collapse_cli.core.report import Skip
 from collapse_cli.core.site import Site
 from collapse_cli.errors import OutOfMemory, UnreadableCheckpoint
 from collapse_cli.sources.base import Checkpoint, OptimizerGroup, Origin, ShardLayout
+from collapse_cli.sources.buffers import Buffers
 from collapse_cli.sources.dtypes import BITS, torch_dtype
 
 if TYPE_CHECKING:
@@ -88,8 +89,8 @@ def renamed(tensors: Iterable[StoredTensor], names: Mapping[str, str]) -> list[S
     ]
 
 
-def filled(site: Site, where: str, fill: Callable[[memoryview], None]) -> "Tensor":
-    """A fresh tensor of the site's dtype and shape whose memory `fill` writes.
+def filled(site: Site, where: str, fill: Callable[[memoryview], None], buffers: Buffers) -> "Tensor":
+    """A tensor of the site's dtype and shape whose memory, fresh or used before, `fill` writes.
 
     Raises:
         UnreadableCheckpoint: the installed torch has no such dtype.
@@ -105,7 +106,7 @@ def filled(site: Site, where: str, fill: Callable[[memoryview], None]) -> "Tenso
         ) from None
     nbytes = prod(site.shape) * (BITS.get(site.dtype, 128) // 8)
     try:
-        memory = torch.empty(nbytes, dtype=torch.uint8)
+        memory = buffers.take(nbytes)
     except (RuntimeError, MemoryError) as error:
         raise OutOfMemory(f"{nbytes:,} bytes are too many for one tensor here", where=where) from error
     if nbytes:

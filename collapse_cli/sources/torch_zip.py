@@ -13,6 +13,7 @@ from collapse_cli.core.report import Skip
 from collapse_cli.core.site import Role, Site
 from collapse_cli.errors import OutOfMemory, UnreadableCheckpoint
 from collapse_cli.sources.base import OptimizerGroup, Origin
+from collapse_cli.sources.buffers import Buffers
 from collapse_cli.sources.bytes import ByteSource, open_local
 from collapse_cli.sources.configuration import configuration_beside
 from collapse_cli.sources.pickled import ITEM_BYTES, StorageRef, TensorRef, UnreadableTensor
@@ -44,6 +45,7 @@ class _Archive:
     storages: Mapping[str, Member]  # by the key of the storage
     pickle: Unpickled
     is_swapped: bool  # the bytes of an entry stand in the order that this machine does not use
+    buffers: Buffers
 
 
 def open_torch_zip(path: Path, *, is_stripped: bool = True) -> StoredCheckpoint:
@@ -117,7 +119,7 @@ def _archive(path: Path, source: ByteSource) -> _Archive:
     }
     pickle = unpickled(_pickle(records[f"{root}data.pkl"], source), where=source.where)
     order = records.get(f"{root}byteorder")
-    return _Archive(source, storages, pickle, order is not None and _is_big_endian(order, source))
+    return _Archive(source, storages, pickle, order is not None and _is_big_endian(order, source), Buffers())
 
 
 def _records(path: Path, source: ByteSource) -> dict[str, Member]:
@@ -249,8 +251,8 @@ def _values(archive: _Archive, tensor: TensorRef, site: Site, begin: int) -> "Te
     fill = partial(_fill, archive, site.dtype, begin)
     where = archive.source.where
     if _is_contiguous(tensor):
-        return filled(site, where, fill)
-    window = filled(Site(site.name, (_span(tensor),), site.dtype), where, fill)
+        return filled(site, where, fill, archive.buffers)
+    window = filled(Site(site.name, (_span(tensor),), site.dtype), where, fill, archive.buffers)
     try:
         return window.as_strided(tensor.shape, tensor.stride).clone().contiguous()
     except (RuntimeError, MemoryError) as error:

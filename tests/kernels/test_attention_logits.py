@@ -1,5 +1,6 @@
 """Products of attention weights against dense d × d matrices in numpy."""
 
+import itertools
 import math
 from typing import Any
 
@@ -108,7 +109,11 @@ def test_entropy_floor_is_reached_by_one_logit_apart(norm: float) -> None:
 
 def test_entropy_floor_is_the_published_table_and_never_overflows() -> None:
     found = [attention.entropy_floor(norm) for norm in (1.0, 5.0, 10.0, 20.0, 1e9)]
-    assert found[:3] == [pytest.approx(0.99986, abs=1e-5), pytest.approx(0.928, abs=5e-4), pytest.approx(0.0703, abs=1e-4)]
+    assert found[:3] == [
+        pytest.approx(0.99986, abs=1e-5),
+        pytest.approx(0.928, abs=5e-4),
+        pytest.approx(0.0703, abs=1e-4),
+    ]
     assert found[3] == pytest.approx(6e-6, abs=1e-6)
     assert found[4] == 0.0
 
@@ -128,7 +133,7 @@ def test_softmax_entropy_is_uniform_without_spread_and_falls_with_it() -> None:
     scales = [0.0, *(0.05 * 1.1**step for step in range(120))]
     found = [attention.softmax_entropy(scale) for scale in scales]
     assert found[0] == 1.0
-    assert all(after < before for before, after in zip(found[1:], found[2:], strict=False))
+    assert all(after < before for before, after in itertools.pairwise(found))
     assert min(found) > 0.0
 
 

@@ -56,7 +56,9 @@ def test_rounding_of_normalised_rows_is_no_outlier() -> None:
 
 @pytest.mark.parametrize(("rows", "columns"), [(80, 20), (20, 80)])
 @pytest.mark.parametrize("left_out", [None, 7])
-def test_energies_are_squared_singular_values_of_the_centred_rows(rows: int, columns: int, left_out: int | None) -> None:
+def test_energies_are_squared_singular_values_of_the_centred_rows(
+    rows: int, columns: int, left_out: int | None
+) -> None:
     table = gaussian(rows, columns).double() + 2.0
     table[7] *= 10.0
     kept = table.numpy() if left_out is None else np.delete(table.numpy(), left_out, axis=0)

@@ -50,13 +50,15 @@ def test_scales_of_rows_do_not_matter():
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("angle", [1e-9, -1e-9])
 def test_the_side_of_a_threshold_is_exact(sign, angle):
-    """Pairs at acos(±.999) off by 1e-9 rad, that is by 4e-11 in the cosine, which float32 cannot see."""
-    first = torch.eye(40, dtype=torch.float64)[::2]
+    """Pairs at acos(±.999) off by 1e-9 rad, that is by 4e-11 in the cosine, which float32 cannot see; 200 rows."""
+    first = torch.eye(200, dtype=torch.float64)[::2]
     turn = math.acos(0.999) + angle
-    second = sign * (math.cos(turn) * first + math.sin(turn) * torch.eye(40, dtype=torch.float64)[1::2])
-    found = neighbours.cosine_extremes(torch.cat((first, second)))
+    second = sign * (math.cos(turn) * first + math.sin(turn) * torch.eye(200, dtype=torch.float64)[1::2])
+    # one pair beyond all of them, so that their common value is not the extreme one
+    beyond = torch.eye(200, dtype=torch.float64)[:1] + torch.eye(200, dtype=torch.float64)[3:4]
+    found = neighbours.cosine_extremes(torch.cat((first, second, beyond, sign * beyond)))
     reached = found.nearest >= 0.999 if sign > 0 else found.opposite <= -0.999
-    assert int(reached.sum()) == (0 if angle > 0 else 40)
+    assert int(reached.sum()) == 2 + (0 if angle > 0 else 200)
 
 
 def test_zero_rows_have_cosine_zero_and_small_inputs_have_answers():

@@ -41,6 +41,21 @@ def test_fit_is_the_definition(count: int, seed: int) -> None:
     assert (fit.xmin, fit.tail_count) == (xmin, tail)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_small_sample_fit_is_the_definition(seed: int) -> None:
+    x = np.sort(np.random.default_rng(seed).lognormal(0.0, 1.0, 19))
+    best = (math.inf, 0.0, 0)
+    for i in range(19 - 8 + 1):
+        tail = x[i:]
+        n = len(tail)
+        alpha = 1 + (n - 1) / np.log(tail / x[i]).sum()
+        distance = np.abs(1 - (tail / x[i]) ** (1 - alpha) - np.arange(n) / n).max()
+        best = min(best, (distance - 0.868 / math.sqrt(n), alpha, n))
+    fit = power_law_fit(torch.tensor(x))
+    assert fit is not None
+    assert (fit.alpha, fit.tail_count) == (pytest.approx(best[1], rel=1e-9), best[2])
+
+
 def test_published_figures_of_a_gaussian_matrix() -> None:
     matrix = (0.05 * np.random.default_rng(0).standard_normal((256, 512))).astype(np.float32)
     sigma = singular_values(weight(torch.tensor(matrix)))

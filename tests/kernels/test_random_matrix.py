@@ -137,6 +137,15 @@ def test_bulk_distance_is_scipys() -> None:
     assert law.bulk_distance(torch.zeros(8, dtype=torch.float64), 8, 8) == 1.0
 
 
+def test_spikes_are_not_in_the_bulk() -> None:
+    sigma = singular_values(weight(gaussian(256, 512)))
+    spiked = torch.cat((torch.full((3,), 200.0, dtype=torch.float64), sigma[:-3]))
+    assert law.spike_count(spiked, 256, 512) == 3
+    scaled = sigma[:-3].numpy() ** 2 / (512 * law.bulk_scale(spiked, 256, 512) ** 2)
+    expected = stats.kstest(scaled, lambda x: law.marchenko_pastur_cdf(x, 0.5)).statistic
+    assert law.bulk_distance(spiked, 256, 512) == pytest.approx(expected, rel=1e-12)
+
+
 def test_orthogonal_matrices_have_no_bulk() -> None:
     assert law.bulk_distance(torch.ones(64, dtype=torch.float64), 64, 64) == pytest.approx(0.5, abs=0.02)
 
@@ -167,7 +176,8 @@ def test_shuffles_keep_the_entries_are_seeded_and_hide_structure() -> None:
     for sigma in first:
         assert float(sigma.square().sum()) == pytest.approx(float(view.matrix.square().sum()), rel=1e-12)
         assert float(sigma[1]) > 0.1 * float(sigma[0])
-    assert len(law.shuffled_singular_values(weight(gaussian(257, 300)))) == 1
+    assert len(law.shuffled_singular_values(weight(gaussian(256, 257)))) == 3
+    assert len(law.shuffled_singular_values(weight(gaussian(257, 258)))) == 1
 
 
 def test_empty_shapes_have_a_null() -> None:

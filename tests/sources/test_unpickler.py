@@ -135,7 +135,9 @@ def test_tensors_whose_entries_are_not_plain_are_told():
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize(
-    "function", [os.system, eval, exec, open, __import__, getattr, pickle.loads, torch.load], ids=repr
+    "function",
+    [os.system, eval, exec, open, __import__, getattr, pickle.loads, torch.load],
+    ids=lambda function: function.__qualname__,
 )
 def test_dangerous_calls_are_refused_and_not_made(function, protocol, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

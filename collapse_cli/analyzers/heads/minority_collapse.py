@@ -115,7 +115,7 @@ def collapsed() -> Example:
         ),
     ),
     examples={"healthy": healthy, "collapsed": collapsed},
-    unmoved_by=("scaled", "rows_permuted", "rotated"),
+    unmoved_by=("scaled", "rows_permuted"),
 )
 def minority_collapse(block: "Block") -> Iterator[Measurement | Skip]:
     """Have rare classes lost their own direction in the head?

@@ -51,7 +51,10 @@ def test_lost_directions_are_counted_and_judged() -> None:
         assert share.value == 60 / 64
         assert (share.evidence["below"], share.evidence["side"]) == (60, 64)
         assert metric.error.is_crossed(share.value, share.null)
-        assert found["log10_condition", "w"].evidence["relation"] == "≥"
+        condition = found["log10_condition", "w"]
+        assert condition.evidence["relation"] == "≥"
+        largest = np.linalg.norm(product.double().numpy(), 2)
+        assert 10**condition.value == pytest.approx(largest / condition.evidence["floor"], rel=1e-6)
     assert not metric.warn.is_crossed(
         values(conditioning.run(weight(gaussian(64, 64).bfloat16())))["below_floor_share"], 0
     )

