@@ -96,7 +96,7 @@ def write(folder: Path, sizes: Llama) -> None:
     for name, shape in shapes.items():
         shares[min(sizes.shards * placed // needed, sizes.shards - 1)].append(name)
         placed += 2 * math.prod(shape)
-    places = {}
+    places: dict[str, str] = {}
     for number, names in enumerate(shares, start=1):
         shard = f"model-{number:05}-of-{sizes.shards:05}.safetensors"
         _write_shard(folder / shard, {name: shapes[name] for name in names})

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]  # has no types
 
 #: Their name → ours, and what ours is raised to.
 SHARED_METRICS = {
@@ -101,7 +101,7 @@ def weightwatcher_subset(path: str, names: list[str]) -> Prepared:
 
 def _weightwatcher(model: Any) -> Prepared:
     import torch
-    import weightwatcher
+    import weightwatcher  # type: ignore[import-not-found,import-untyped,unused-ignore]  # has no types
 
     weightwatcher.WeightWatcher(model=torch.nn.Sequential(torch.nn.Linear(64, 80))).analyze()
 

@@ -69,6 +69,13 @@ app.command("schema", context_settings=_CONTEXT)(schema.schema)
 app.command("doctor", context_settings=_CONTEXT)(doctor.doctor)
 
 
+def _say_usage(error: Exception, message: str) -> None:
+    """A usage error of the parser, in the form of all errors."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "collapse"
+    say_error(message[:1].lower() + message[1:].rstrip("."), hint=f"`{command} --help` lists arguments and options")
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; never raises.
 
@@ -90,10 +97,10 @@ def run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:  # noqa: BLE001 - the last line of defence: exit 1 would mean "findings"
-        shown = getattr(error, "show", None)
-        if callable(shown):  # a usage error of the parser
-            shown()
-            return int(getattr(error, "exit_code", 2))
+        wrong = getattr(error, "format_message", None)
+        if callable(wrong):
+            _say_usage(error, " ".join(str(wrong()).split()))
+            return 2
         traceback.print_exc()
         say_error("this is a bug in collapse, not in your file; please report it with the lines above")
         return 2

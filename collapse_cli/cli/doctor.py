@@ -13,6 +13,8 @@ _PACKAGES = ("torch", "numpy", "scipy", "pandas", "safetensors", "pydantic", "ri
 
 def doctor(no_plugins: flags.NoPlugins = False) -> int:
     """Show versions, devices, analyzers and plugins, and why one of them failed. Exit 2 if a part is broken."""
+    from collapse_cli.cli.output import write_text
+
     lines = [f"collapse     {__version__}", f"python       {platform.python_version()} ({sys.executable})"]
     lines.append(f"platform     {platform.platform()}")
     broken = 0
@@ -26,7 +28,7 @@ def doctor(no_plugins: flags.NoPlugins = False) -> int:
     analyzer_lines, analyzers_failed = _analyzers(plugins=not no_plugins)
     lines += analyzer_lines
     broken += analyzers_failed
-    sys.stdout.write("\n".join(lines) + "\n")
+    write_text("\n".join(lines) + "\n", is_machine=False)
     return 2 if broken else 0
 
 

@@ -18,7 +18,7 @@ __all__ = ["inspect"]
 def inspect(
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Checkpoints, or folders of them.")],
     format: Annotated[  # noqa: A002 - the flag's name
-        str, typer.Option("-f", "--format", envvar="COLLAPSE_FORMAT", metavar="FORMAT", help="table, json or csv.")
+        str, typer.Option("-f", "--format", metavar="FORMAT", help="table, json or csv.")
     ] = "table",
     roles: flags.Map = None,
     color: flags.Color = "auto",
@@ -29,7 +29,7 @@ def inspect(
     Exit codes: 0 all headers are sound; 2 something cannot be read; 3 no checkpoint was found.
     """
     from collapse_cli.cli.messages import say_error
-    from collapse_cli.cli.output import has_color, write_report
+    from collapse_cli.cli.output import has_color, terminal_width, write_text
     from collapse_cli.cli.request import choice, role_map
     from collapse_cli.cli.subjects import files_looked_at
     from collapse_cli.errors import InputError
@@ -51,8 +51,9 @@ def inspect(
             found += [remains] if remains else []
     if not quiet and (found or format != "table"):
         is_terminal = sys.stdout.isatty()
-        width = flags.terminal_width() if is_terminal else None
-        write_report(rendered(found, format, has_color=has_color(color, is_terminal=is_terminal), width=width))
+        width = terminal_width() if is_terminal else None
+        coloured = has_color(color, is_terminal=is_terminal)
+        write_text(rendered(found, format, has_color=coloured, width=width), is_machine=format != "table")
     if problems or any(item.unreadable for item in found):
         return 2
     if not found:
@@ -76,5 +77,5 @@ def _remains(path: Path, error: "InputError") -> "Contents | None":
     except (InputError, OSError):
         return None
     damage = Skip(None, None, str(error))
-    notice = f"{len(whole)} tensors are whole, under their stored names"
+    notice = f"whole in it, under stored names: {len(whole)} of its tensors"
     return Contents(subject_id(path), path.as_posix(), "safetensors", size, whole, (damage,), (notice,))

@@ -36,64 +36,57 @@ __all__ = [
     "words",
 ]
 
-_WHAT = "What is measured"
-_VERDICT = "Verdict"
-_OUTPUT = "Output"
-_HOW = "How it runs"
-
 List = list[str] | None
 Select = Annotated[
     List,
     typer.Option(
-        "--select", envvar="COLLAPSE_SELECT", metavar="LIST", rich_help_panel=_WHAT,
+        "--select", envvar="COLLAPSE_SELECT", metavar="LIST",
         help="Analyzers, families, globs, or all; comma-separated or repeated.",
     ),
 ]  # fmt: skip
 Ignore = Annotated[
     List,
     typer.Option(
-        "--ignore", envvar="COLLAPSE_IGNORE", metavar="LIST", rich_help_panel=_WHAT,
+        "--ignore", envvar="COLLAPSE_IGNORE", metavar="LIST",
         help="The same, left out; wins over --select.",
     ),
 ]  # fmt: skip
 Sites = Annotated[
     List,
-    typer.Option(
-        "--sites", envvar="COLLAPSE_SITES", metavar="GLOB", rich_help_panel=_WHAT, help="Only tensors of these names."
-    ),
+    typer.Option("--sites", envvar="COLLAPSE_SITES", metavar="GLOB", help="Only tensors of these names."),
 ]
 IgnoreSites = Annotated[
     List,
     typer.Option(
-        "--ignore-sites", envvar="COLLAPSE_IGNORE_SITES", metavar="GLOB", rich_help_panel=_WHAT,
+        "--ignore-sites", envvar="COLLAPSE_IGNORE_SITES", metavar="GLOB",
         help="No tensors of these names.",
     ),
 ]  # fmt: skip
 Include = Annotated[
     List,
     typer.Option(
-        "--include", envvar="COLLAPSE_INCLUDE", metavar="GLOB", rich_help_panel=_WHAT,
+        "--include", envvar="COLLAPSE_INCLUDE", metavar="GLOB",
         help="Only these files of a folder.",
     ),
 ]  # fmt: skip
 Exclude = Annotated[
     List,
     typer.Option(
-        "--exclude", envvar="COLLAPSE_EXCLUDE", metavar="GLOB", rich_help_panel=_WHAT,
+        "--exclude", envvar="COLLAPSE_EXCLUDE", metavar="GLOB",
         help="Not these files of a folder; wins over --include.",
     ),
 ]  # fmt: skip
 Map = Annotated[
     List,
     typer.Option(
-        "--map", envvar="COLLAPSE_MAP", metavar="ROLE=TENSOR", rich_help_panel=_WHAT,
+        "--map", envvar="COLLAPSE_MAP", metavar="ROLE=TENSOR",
         help="The role of tensors with foreign names (glob), e.g. codebook=vq.table.",
     ),
 ]  # fmt: skip
 Intent = Annotated[
     str | None,
     typer.Option(
-        "--intent", envvar="COLLAPSE_INTENT", metavar="INTENT", rich_help_panel=_VERDICT,
+        "--intent", envvar="COLLAPSE_INTENT", metavar="INTENT",
         help="classifier, representation, language-model or generative; without one, metrics that need it are "
         "reported and not judged.",
     ),
@@ -101,93 +94,100 @@ Intent = Annotated[
 FailOn = Annotated[
     str,
     typer.Option(
-        "--fail-on", envvar="COLLAPSE_FAIL_ON", metavar="SEVERITY", rich_help_panel=_VERDICT,
+        "--fail-on", envvar="COLLAPSE_FAIL_ON", metavar="SEVERITY",
         help="info, warning or error: findings from here on exit with 1.",
     ),
 ]  # fmt: skip
 ExitZero = Annotated[
     bool,
-    typer.Option("--exit-zero", envvar="COLLAPSE_EXIT_ZERO", rich_help_panel=_VERDICT, help="Exit 0 instead of 1."),
+    typer.Option("--exit-zero", envvar="COLLAPSE_EXIT_ZERO", help="Exit 0 instead of 1."),
 ]
 AllowPartial = Annotated[
     bool,
     typer.Option(
-        "--allow-partial", envvar="COLLAPSE_ALLOW_PARTIAL", rich_help_panel=_VERDICT,
+        "--allow-partial", envvar="COLLAPSE_ALLOW_PARTIAL",
         help="A partial analysis does not exit with 2.",
     ),
 ]  # fmt: skip
 Format = Annotated[
     str,
     typer.Option(
-        "-f", "--format", envvar="COLLAPSE_FORMAT", metavar="FORMAT", rich_help_panel=_OUTPUT,
+        "-f", "--format", envvar="COLLAPSE_FORMAT", metavar="FORMAT",
         help="What stdout carries: table, concise, json, jsonl, csv or md.",
     ),
 ]  # fmt: skip
+
+
+def _separated(context: typer.Context, parameter: typer.CallbackParam, value: List) -> List:
+    """A list that came from a variable is separated by commas; the parser splits at blanks, which paths may hold."""
+    source = context.get_parameter_source(parameter.name or "")
+    if value and source is not None and source.name == "ENVIRONMENT":
+        return [word.strip() for word in " ".join(value).split(",") if word.strip()]
+    return value
+
+
 Output = Annotated[
     List,
     typer.Option(
-        "-o", "--output", envvar="COLLAPSE_OUTPUT", metavar="[FMT=]FILE", rich_help_panel=_OUTPUT,
+        "-o", "--output", callback=_separated, envvar="COLLAPSE_OUTPUT", metavar="[FMT=]FILE",
         help="Also write a file, format by suffix unless named; repeatable.",
     ),
 ]  # fmt: skip
 All = Annotated[
     bool,
-    typer.Option("--all", envvar="COLLAPSE_ALL", rich_help_panel=_OUTPUT, help="The table shows every measurement."),
+    typer.Option("--all", envvar="COLLAPSE_ALL", help="The table shows every measurement."),
 ]
 Quiet = Annotated[
-    bool, typer.Option("-q", "--quiet", rich_help_panel=_OUTPUT, help="Findings and errors only; no progress.")
+    bool,
+    typer.Option("-q", "--quiet", envvar="COLLAPSE_QUIET", help="Findings and errors only; no progress."),
 ]
 Verbose = Annotated[
     int,
     typer.Option(
-        "-v", "--verbose", count=True, envvar="COLLAPSE_VERBOSITY", rich_help_panel=_OUTPUT,
+        "-v", "--verbose", count=True, envvar="COLLAPSE_VERBOSITY",
         help="-v timings, -vv the debug log.",
     ),
 ]  # fmt: skip
 Color = Annotated[
     str,
-    typer.Option(
-        "--color", envvar="COLLAPSE_COLOR", metavar="WHEN", rich_help_panel=_OUTPUT, help="auto, always or never."
-    ),
+    typer.Option("--color", envvar="COLLAPSE_COLOR", metavar="WHEN", help="auto, always or never."),
 ]
 ProgressFlag = Annotated[
     bool | None,
     typer.Option(
-        "--progress/--no-progress", envvar="COLLAPSE_PROGRESS", rich_help_panel=_OUTPUT, help="On stderr.",
+        "--progress/--no-progress", envvar="COLLAPSE_PROGRESS", help="On stderr.",
         show_default="on a terminal",
     ),
 ]  # fmt: skip
 SubjectId = Annotated[
     str | None,
     typer.Option(
-        "--subject-id", envvar="COLLAPSE_SUBJECT_ID", metavar="ID", rich_help_panel=_OUTPUT,
+        "--subject-id", envvar="COLLAPSE_SUBJECT_ID", metavar="ID",
         help="The subject's name in the report, instead of its path.",
     ),
 ]  # fmt: skip
 Device = Annotated[
     str,
-    typer.Option(
-        "--device", envvar="COLLAPSE_DEVICE", metavar="DEVICE", rich_help_panel=_HOW, help="auto, cpu or cuda[:N]."
-    ),
+    typer.Option("--device", envvar="COLLAPSE_DEVICE", metavar="DEVICE", help="auto, cpu or cuda[:N]."),
 ]
 MaxMemory = Annotated[
     str | None,
     typer.Option(
-        "--max-memory", envvar="COLLAPSE_MAX_MEMORY", metavar="BYTES", rich_help_panel=_HOW,
+        "--max-memory", envvar="COLLAPSE_MAX_MEMORY", metavar="BYTES",
         help="Most bytes of tensors held at once for one block, e.g. 4GiB.", show_default="1GiB or two tensors",
     ),
 ]  # fmt: skip
 Timeout = Annotated[
     float | None,
     typer.Option(
-        "--timeout", envvar="COLLAPSE_TIMEOUT", metavar="SECONDS", min=0.0, rich_help_panel=_HOW,
+        "--timeout", envvar="COLLAPSE_TIMEOUT", metavar="SECONDS", min=0.0,
         help="Most seconds for one subject; what was not reached is stated.", show_default="none",
     ),
 ]  # fmt: skip
-Seed = Annotated[int, typer.Option("--seed", envvar="COLLAPSE_SEED", rich_help_panel=_HOW, help="Recorded.")]
+Seed = Annotated[int, typer.Option("--seed", envvar="COLLAPSE_SEED", help="Recorded.")]
 NoPlugins = Annotated[
     bool,
-    typer.Option("--no-plugins", envvar="COLLAPSE_NO_PLUGINS", rich_help_panel=_HOW, help="No third-party analyzers."),
+    typer.Option("--no-plugins", envvar="COLLAPSE_NO_PLUGINS", help="No third-party analyzers."),
 ]
 
 

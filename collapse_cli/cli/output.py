@@ -1,5 +1,6 @@
 """Where a report goes: stdout in one format, and any number of files, each written whole or not at all."""
 
+import io
 import os
 import sys
 import tempfile
@@ -14,7 +15,7 @@ from collapse_cli.errors import BadPolicy
 if TYPE_CHECKING:
     from collapse_cli.core.report import Report
 
-__all__ = ["Destinations", "deliver", "has_color", "write_whole"]
+__all__ = ["Destinations", "deliver", "has_color", "terminal_width", "write_text", "write_whole"]
 
 
 @final
@@ -85,30 +86,48 @@ def deliver(report: "Report", to: Destinations) -> None:
     """Write the files, then the one report on stdout; the verdict goes to stderr where stdout does not close with it.
 
     Raises:
-        BadPolicy: a file cannot be written.
+        BadPolicy: a file cannot be written; what could be is written, stdout too.
     """
     from collapse_cli.render import RENDERERS, Look, verdict_line
 
+    unwritten = []
     for name, path in to.files:
-        write_whole(path, RENDERERS[name](report, Look(show_all=to.show_all)))
+        try:
+            write_whole(path, RENDERERS[name](report, Look(show_all=to.show_all)))
+        except BadPolicy as error:
+            unwritten.append(error)
     is_terminal = sys.stdout.isatty()
     chosen = "concise" if to.format == "table" and not is_terminal and to.color != "always" else to.format
     look = Look(
-        width=_width() if is_terminal else 100,
+        width=terminal_width(),
         has_color=has_color(to.color, is_terminal=is_terminal),
         show_all=to.show_all,
         is_quiet=to.is_quiet,
     )
-    sys.stdout.write(RENDERERS[chosen](report, look))
-    sys.stdout.flush()
-    if chosen not in ("table", "concise"):
+    is_machine = chosen not in ("table", "concise")
+    write_text(RENDERERS[chosen](report, look), is_machine=is_machine)
+    if is_machine and not (to.is_quiet and report.verdict.outcome == "pass"):
         say(verdict_line(report))
+    if unwritten:
+        raise unwritten[0]
 
 
-def _width() -> int:
+def terminal_width() -> int:
+    """Columns of the terminal, as `COLUMNS` or the terminal itself says."""
     import shutil
 
     return shutil.get_terminal_size((100, 24)).columns
+
+
+def write_text(text: str, *, is_machine: bool) -> None:
+    r"""Text on stdout: what programs read is UTF-8 with `\n`, what people read is what their terminal can show."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        if is_machine:
+            sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace", newline="\n")
+        else:
+            sys.stdout.reconfigure(errors="backslashreplace")
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def write_whole(path: Path, text: str) -> None:

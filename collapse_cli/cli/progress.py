@@ -1,6 +1,7 @@
 """What is shown on stderr while a scan runs: a bar on a terminal, plain lines elsewhere."""
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -29,7 +30,6 @@ def watching(*, show: bool | None, quiet: bool, verbosity: int) -> "Iterator[Obs
         yield _observer(quiet=quiet, verbosity=verbosity)
         return
     if not is_terminal:
-        say("loading torch")
         yield _plain(quiet=quiet, verbosity=verbosity, show=bool(show))
         return
     with _bar(verbosity) as observer:
@@ -67,17 +67,25 @@ def _observer(*, quiet: bool, verbosity: int) -> "Observer":
 def _plain(*, quiet: bool, verbosity: int, show: bool) -> "Observer":
     from dataclasses import replace
 
-    last = time.monotonic()
+    last = -math.inf
+    current = ""
 
     def begins(subject: str) -> None:
-        say(f"scanning {subject}")
+        nonlocal current, last
+        current = plain(subject)
+        if is_due():
+            say(f"scanning {current}")
+
+    def is_due() -> bool:
+        nonlocal last
+        due = show or time.monotonic() - last >= _PLAIN_INTERVAL
+        last = time.monotonic() if due else last
+        return due
 
     def advances(progress: "Progress") -> None:
-        nonlocal last
-        if time.monotonic() - last >= (0.0 if show else _PLAIN_INTERVAL):
-            last = time.monotonic()
+        if is_due():
             done = f"{progress.tensors} of {progress.all_tensors} tensors"
-            say(f"{done}, {progress.bytes:,} of {progress.all_bytes:,} bytes")
+            say(f"scanning {current}: {done}, {progress.bytes:,} of {progress.all_bytes:,} bytes")
 
     return replace(_observer(quiet=quiet, verbosity=verbosity), begins=begins, advances=advances)
 

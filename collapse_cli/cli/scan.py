@@ -1,11 +1,14 @@
 """`collapse scan`: measure and judge checkpoints and folders."""
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from collapse_cli.cli import options as flags
+
+if TYPE_CHECKING:
+    from collapse_cli.core.report import Report
 
 __all__ = ["scan"]
 
@@ -42,10 +45,11 @@ def scan(  # noqa: PLR0913 - one parameter a flag
     Exit codes: 0 nothing at or above --fail-on; 1 findings; 2 unreadable, wrong usage or a partial analysis;
     3 nothing was analysed.
     """
+    from collapse_cli.cli.messages import say_error
     from collapse_cli.cli.output import Destinations, deliver
     from collapse_cli.cli.progress import watching
     from collapse_cli.cli.request import policy, role_map
-    from collapse_cli.core.report import Report
+    from collapse_cli.errors import BadPolicy
 
     destinations = Destinations.parsed(format, tuple(output or ()), color=color, show_all=show_all, quiet=quiet)
     wanted = policy(
@@ -53,11 +57,13 @@ def scan(  # noqa: PLR0913 - one parameter a flag
         exit_zero=exit_zero, allow_partial=allow_partial,
     )  # fmt: skip
     mapped = role_map(flags.words(roles))
+    if "" in paths:
+        raise BadPolicy("PATH is empty", hint="is a variable of the calling script unset?")
     bound = flags.byte_count(max_memory)
     with watching(show=progress, quiet=quiet, verbosity=verbose) as observer:
         from collapse_cli import runs
 
-        report: Report = runs.scan(
+        report = runs.scan(
             paths,
             wanted,
             runs.ScanOptions(
@@ -77,4 +83,18 @@ def scan(  # noqa: PLR0913 - one parameter a flag
             observer,
         )
     deliver(report, destinations)
+    if report.verdict.outcome == "empty":
+        say_error(f"nothing was analysed: {_reason(report, paths)}")
     return report.exit_code
+
+
+def _reason(report: "Report", paths: list[str]) -> str:
+    from collapse_cli.cli.subjects import files_looked_at
+    from collapse_cli.render.verdict import counted
+
+    if not report.subjects:
+        return files_looked_at(paths)
+    tensors = sum(subject.coverage.sites for subject in report.subjects)
+    names = ", ".join(report.provenance.analyzers[:3]) + ("…" if len(report.provenance.analyzers) > 3 else "")
+    where = report.subjects[0].id if len(report.subjects) == 1 else counted(len(report.subjects), "subject")
+    return f"{where} has {counted(tensors, 'tensor')}, none of which an analyzer accepts ({names or 'none selected'})"

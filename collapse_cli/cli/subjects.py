@@ -20,4 +20,4 @@ def files_looked_at(paths: Sequence[str]) -> str:
                 break
     where = ", ".join(path if not Path(path).is_dir() or path.endswith("/") else f"{path}/" for path in paths)
     shown = f"more than {_MOST:,}" if count >= _MOST else f"{count:,}"
-    return f"{shown} {'file' if count == 1 else 'files'} under {where}, none a checkpoint"
+    return f"{shown} {'file' if count == 1 else 'files'} under {where}, none a checkpoint or a dump"

@@ -195,7 +195,7 @@ class _Tensors:
         if task is not None:
             if task.is_hashed:
                 self._found.hashes[name] = content_hash(tensor)
-            view = Stored(task.site, tensor)
+            view = Stored(task.site, tensor, scale_block=task.scale_block)
             for analyzer in task.analyzers:
                 self._found.show(view, analyzer, (task.order, -1), self._session)
         return tensor

@@ -16,12 +16,16 @@ __all__ = ["BlockTask", "Job", "Schedule", "StoredTask", "WeightTask", "schedule
 @final
 @dataclass(frozen=True, slots=True)
 class StoredTask:
-    """One stored tensor, the analyzers that want it as it lies in the file, and whether its content is hashed."""
+    """One stored tensor, the analyzers that want it as it lies in the file, and whether its content is hashed.
+
+    `scale_block` is the number of entries that share one scale, for a scaled fp8 tensor only.
+    """
 
     site: Site
     order: int
     analyzers: tuple[Analyzer, ...]
     is_hashed: bool = False
+    scale_block: int | None = None
 
 
 @final
@@ -111,7 +115,7 @@ def _stored_tasks(
         accepted = tuple(a for a in analyzers if a.view == "stored" and a.acceptance.is_accepted(site))
         is_hashed = any(a.view == "checkpoint" and a.acceptance.is_accepted(site) for a in analyzers)
         if accepted or is_hashed:
-            tasks.append(StoredTask(site, position[site.name], accepted, is_hashed))
+            tasks.append(StoredTask(site, position[site.name], accepted, is_hashed, plan.scale_blocks.get(site.name)))
     return tasks
 
 

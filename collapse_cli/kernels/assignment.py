@@ -32,7 +32,7 @@ _SUSPICIOUS = 1.5
 #: h = 64, 256, 1024 whatever p is; the null moves by 0.4 % when this moves by 5 %.
 _BEYOND_MATCHED = 0.95
 #: Up to this many units the null is drawn: the formula errs by more than 1 % below.
-_DRAWN_UNITS = 64
+_DRAWN_UNITS = 128
 #: Entries of one working block: 64 MiB in float32.
 _BLOCK_ENTRIES = 1 << 24
 
@@ -208,7 +208,7 @@ def matched_cosine(left: Float[Tensor, "hidden features"], right: Float[Tensor, 
 def aligned_cosine_null(hidden: int, features: int) -> float:
     """The matched cosine of two sets of random unit vectors: .220, .136, .105 at (64,96), (256,384), (512,768).
 
-    Beyond 64 units the quantile 1 − 0.95/h of the cosine of two random directions, of which (1 + cos)/2 is
+    Beyond 128 units the quantile 1 − 0.95/h of the cosine of two random directions, of which (1 + cos)/2 is
     Beta((p−1)/2, (p−1)/2): right to 0.5 % against draws up to 1,408 units. Below, the mean of seeded draws.
     """
     if hidden <= _DRAWN_UNITS:
@@ -221,8 +221,8 @@ def aligned_cosine_null(hidden: int, features: int) -> float:
 
 def _drawn(hidden: int, features: int) -> float:
     generator = torch.Generator().manual_seed(0)
-    draws = max(8, 512 // hidden)
-    return sum(_random_match(hidden, features, generator) for _ in range(draws)) / draws
+    draws = max(16, 2048 // hidden)
+    return max(0.0, sum(_random_match(hidden, features, generator) for _ in range(draws)) / draws)
 
 
 def _random_match(hidden: int, features: int, generator: torch.Generator) -> float:

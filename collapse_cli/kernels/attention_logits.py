@@ -209,7 +209,7 @@ def entropy_floor(norm: float, tokens: int = TOKENS) -> float:
     """The least entropy, over ln T, of the softmax of T logits with Euclidean norm `norm` about their mean.
 
     [ln(1+(T−1)β) + a√(T(T−1))β/(1+(T−1)β)]/ln T, β = exp(−a√(T/(T−1))); reached by one logit apart from equal others
-    (Zhai et al. 2023, theorem 3.1).
+    (Zhai et al. 2023).
     """
     decay = math.exp(-norm * math.sqrt(tokens / (tokens - 1)))
     if decay == 0.0:

@@ -18,6 +18,7 @@ from torch import Tensor
 from collapse_cli.kernels.views import Weight
 
 __all__ = [
+    "GAUSSIAN_P99",
     "MIN_LEFT_OUT",
     "Moments",
     "Pattern",
@@ -28,6 +29,7 @@ __all__ = [
     "pattern_null",
     "rtn4_error",
     "rtn4_null",
+    "share_below",
     "tails",
     "tiny_count",
     "tiny_null",
@@ -42,6 +44,8 @@ MIN_LEFT_OUT = 0.01
 _BINS, _SHIFT = 1 << 15, 16
 #: An entry is tiny below this share of the root mean square.
 TINY = 0.1
+#: 99 % of the magnitudes of Gaussian entries stay below this many standard deviations: Φ⁻¹(0.995).
+GAUSSIAN_P99 = 2.5758293035489004
 #: N:M patterns that hardware or training recipes know: of every P consecutive weights at least P − Q are zero.
 _PATTERNS = ((2, 4), (1, 4), (4, 8))
 
@@ -220,10 +224,11 @@ def tails(weight: Weight) -> Tails | None:
     if known.are_zeros_left_out:
         counts[0] -= known.zeros
     largest = known.largest * weight.get(_unit)
-    held = int(counts.nonzero().max()) + 1
-    lower, upper = _bin_edges()[:held], _bin_edges()[1 : held + 1].clone()
+    filled = counts.nonzero()
+    held = slice(int(filled[0]), int(filled[-1]) + 1)
+    counts, lower = counts[held], _bin_edges()[held]
+    upper = _bin_edges()[held.start + 1 : held.stop + 1].clone()
     upper[-1] = largest
-    counts = counts[:held]
     # the mean of the squares of a number spread evenly over the bin; a lone largest entry is known exactly
     squares = (lower.square() + lower * upper + upper.square()) / 3.0
     squares[-1] = largest**2 if int(counts[-1]) == 1 else squares[-1]
@@ -313,6 +318,12 @@ def tiny_count(weight: Weight) -> int:
     # compared in float32: a float16 tensor would round the cut to its own digits
     below = torch.stack([(_widened(piece).abs() < cut).count_nonzero() for *_, piece in _pieces(weight)]).sum()
     return int(below) - known.zeros
+
+
+def share_below(weight: Weight, cut: float) -> float:
+    """Share of the entries with ∣w∣ below an absolute cut, zeros included, exact to one bin of the histogram."""
+    edges = _bin_edges() / weight.get(_unit)
+    return float(weight.get(_histogram)[edges < cut].sum()) / max(weight.tensor.numel(), 1)
 
 
 def tiny_null() -> float:

@@ -46,6 +46,8 @@ _GRAM_TRUST = 1e-6
 _ROUNDING_RMS = 0.21
 #: float64 entries of one block of the Gram accumulation: 32 MiB.
 _BLOCK_ENTRIES = 1 << 22
+#: float64 entries of one block of a pass over all entries: 2 MiB stay in the cache.
+_PASS_ENTRIES = 1 << 18
 #: CUDA compute capabilities with at least half-rate float64 (data-centre parts); the rest have 1/32 or less.
 _FAST_FLOAT64 = frozenset({(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)})
 
@@ -122,7 +124,7 @@ def _squared_norms(weight: Weight) -> tuple[Float[Tensor, " out"], Float[Tensor,
     matrix = weight.matrix
     rows = torch.zeros(matrix.shape[0], dtype=torch.float64, device=matrix.device)
     columns = torch.zeros(matrix.shape[1], dtype=torch.float64, device=matrix.device)
-    step = max(1, _BLOCK_ENTRIES // max(matrix.shape[1], 1))
+    step = max(1, _PASS_ENTRIES // max(matrix.shape[1], 1))
     for start in range(0, matrix.shape[0], step):
         squares = matrix[start : start + step].to(torch.float64).square()
         rows[start : start + step] = squares.sum(1)

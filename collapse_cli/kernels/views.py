@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from collapse_cli.core.layout import ShardLayout
 from collapse_cli.core.site import Role, Site
 
 __all__ = ["Block", "Inventory", "Stored", "Weight", "is_finite"]
@@ -127,7 +128,7 @@ class Inventory:
         *,
         config: Mapping[str, Any] | None = None,
         hashes: Mapping[str, tuple[str, bool]] | None = None,
-        layout: Any = None,
+        layout: ShardLayout | None = None,
         ties: Mapping[str, str] | None = None,
     ) -> None:
         self.site, self.sites, self.config = site, sites, dict(config or {})

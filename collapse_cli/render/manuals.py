@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from collapse_cli.core.manual import Manual
 from collapse_cli.core.metric import Limit, Metric
-from collapse_cli.core.text import json_safe, plain
+from collapse_cli.core.text import json_safe
 from collapse_cli.render.verdict import limit_words
 
 __all__ = ["explained", "listed"]

@@ -74,8 +74,8 @@ def _details(subject: Subject) -> Iterator[str]:
     for analyzer, remedy in remedies.items():
         yield f"- **{analyzer}**: {escaped(remedy)}"
     for failed in subject.failures:
-        where = " ".join(code(part) for part in (failed.analyzer, failed.site) if part)
-        yield f"- failed: {where} {escaped(f'{failed.error}: {failed.message}')}"
+        where = "".join(f"{code(part)} " for part in (failed.analyzer, failed.site) if part)
+        yield f"- failed: {where}{escaped(f'{failed.error}: {failed.message}')}"
     for skip in subject.skips:
         if skip.analyzer is None:
             yield f"- not read: {code(skip.site or '')} {escaped(skip.reason)}"
@@ -95,6 +95,7 @@ def _bounded(lines: list[str]) -> str:
         size += len(line.encode("utf-8", "surrogatepass")) + 1
         if size > _BUDGET:
             return (
-                "\n".join([*lines[:index], "", f"+{len(lines) - index:,} more lines: the JSON report has them all"]) + "\n"
+                "\n".join([*lines[:index], "", f"+{len(lines) - index:,} more lines: the JSON report has them all"])
+                + "\n"
             )
     return "\n".join(lines).rstrip("\n") + "\n"

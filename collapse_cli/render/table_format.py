@@ -1,20 +1,27 @@
 """The report for a person at a terminal: a table of analyzers, then every finding with its evidence and its remedy."""
 
 import io
-from collections.abc import Iterable, Sequence
-from itertools import groupby
+from collections import Counter
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from collapse_cli.core.finding import Finding, Severity
+from collapse_cli.core.finding import Severity
 from collapse_cli.core.manual import Manual
-from collapse_cli.core.report import Failure, Report, Skip, Subject
+from collapse_cli.core.report import Failure, Report, Subject
 from collapse_cli.core.text import plain, tail
 from collapse_cli.render.finding_block import SHAPES, print_findings
 from collapse_cli.render.look import Look
-from collapse_cli.render.verdict import counted, coverage_words, findings_by_severity, number, outcome_words, verdict_line
+from collapse_cli.render.verdict import (
+    counted,
+    coverage_words,
+    findings_by_severity,
+    number,
+    outcome_words,
+    verdict_line,
+)
 
 __all__ = ["render"]
 
@@ -22,6 +29,8 @@ __all__ = ["render"]
 _NARROWEST = 40
 #: Failures, unread tensors and reasons named before the rest is counted.
 _LISTED = 12
+#: A longer name is shown by its end.
+_LONGEST_NAME = 200
 _VERDICTS = {"pass": "bold green", "fail": "bold red", "incomplete": "bold yellow", "empty": "bold yellow"}
 
 
@@ -52,16 +61,15 @@ def _subject(console: Console, report: Report, subject: Subject, look: Look) -> 
             console.print(Text(tail(subject.id, 4 * console.width), style="bold"))
     else:
         _opening(console, report, subject)
-        if subject.measurements or subject.failures or any(skip.site for skip in subject.skips):
-            console.print()
-            console.print(_analyzers(report, subject, console.width))
-            console.print()
+        if subject.status not in ("failed", "empty"):
+            _analyzers(console, report, subject)
+        console.print()
     if look.show_all and subject.measurements:
         console.print(_measurements(subject, console.width))
         console.print()
     print_findings(console, subject, {manual.name: manual for manual in report.manuals})
-    _not_done(console, subject, look)
-    if not look.is_quiet:
+    said = _not_done(console, subject, look)
+    if said or findings_by_severity(subject):
         console.print()
 
 
@@ -94,16 +102,20 @@ def _facts(subject: Subject) -> list[str]:
     return [fact for fact in facts if fact]
 
 
-def _analyzers(report: Report, subject: Subject, width: int) -> Table:
+def _analyzers(console: Console, report: Report, subject: Subject) -> None:
     """One row an analyzer that measured, failed or was skipped at a site; columns by what the terminal has room for."""
-    is_wide, is_narrow = width >= 76, width < 56
-    table = Table(box=None, pad_edge=True, show_edge=False, header_style="dim", padding=(0, 1))
+    is_wide, is_narrow = console.width >= 76, console.width < 56
+    table = Table(box=None, pad_edge=not is_narrow, show_edge=False, header_style="dim", padding=(0, 1))
     if is_wide:
         table.add_column("family", no_wrap=True)
     table.add_column("analyzer", overflow="fold")
     counts = ["error", "warning", *(["info"] if any(f.severity is Severity.INFO for f in subject.findings) else [])]
     heads = [SHAPES[Severity(word)][0] if is_narrow else word for word in counts]
-    for name in ("sites", *heads, *(("skip", "fail") if is_narrow else ("skipped", "failed"))):
+    for name in (
+        *([] if is_narrow else ["sites"]),
+        *heads,
+        *(("skip", "fail") if is_narrow else ("skipped", "failed")),
+    ):
         table.add_column(name, justify="right", no_wrap=True)
     unapplied = 0
     for manual in report.manuals:
@@ -111,11 +123,15 @@ def _analyzers(report: Report, subject: Subject, width: int) -> Table:
         if row is None:
             unapplied += 1
             continue
-        table.add_row(*([manual.family] if is_wide else []), manual.name, *row)
-    table.caption = "- not judged   0 clean" + (f"   {unapplied} with nothing to accept" if unapplied else "")
-    table.caption_justify = "left"
-    table.caption_style = "dim"
-    return table
+        table.add_row(*([manual.family] if is_wide else []), manual.name, *(row[1:] if is_narrow else row))
+    said = [
+        "- not judged",
+        "0 clean",
+        *([f"{counted(unapplied, 'analyzer')} with nothing to accept"] if unapplied else []),
+    ]
+    console.print()
+    console.print(table)
+    console.print(Text((" " if not is_narrow else "") + "   ".join(said), style="dim"))
 
 
 def _row(manual: Manual, subject: Subject, counts: Sequence[str], intent: str | None) -> list[Text] | None:
@@ -152,36 +168,39 @@ def _measurements(subject: Subject, width: int) -> Table:
 
 
 def _unread(subject: Subject) -> list[str]:
-    return [f"{skip.site or ''}: {skip.reason}" for skip in subject.skips if skip.analyzer is None]
+    return [f"{_site(skip.site)}: {skip.reason}" for skip in subject.skips if skip.analyzer is None]
 
 
-def _not_done(console: Console, subject: Subject, look: Look) -> None:
-    """What could not be done, and with `--all` also what did not apply."""
+def _site(name: str | None) -> str:
+    return tail(name or "", _LONGEST_NAME)
+
+
+def _not_done(console: Console, subject: Subject, look: Look) -> bool:
+    """What could not be done, and with `--all` also what did not apply; whether there was any of it."""
+    skipped: list[str] = []
     if subject.status == "empty" or look.show_all:
-        skips = sorted((skip for skip in subject.skips if skip.analyzer), key=lambda skip: (skip.analyzer, skip.reason))
-        by_reason = groupby(skips, key=lambda skip: (skip.analyzer, skip.reason))
-        _listed(console, (f" - skipped {name}: {why}{_times(group)}" for (name, why), group in by_reason), "dim", 400)
-    _listed(console, (f" ▲ not read {line}" for line in _unread(subject)), "yellow")
-    _listed(console, (f" ✖ failed {_failure(failed)}" for failed in subject.failures), "red")
-
-
-def _times(group: Iterable[Skip]) -> str:
-    count = sum(1 for _ in group)
-    return f" ({count} sites)" if count > 1 else ""
+        reasons = Counter((skip.analyzer, skip.reason) for skip in subject.skips if skip.analyzer)
+        for (analyzer, reason), count in reasons.items():
+            skipped.append(f"{analyzer}: {reason}" + (f" ({count} sites)" if count > 1 else ""))
+    failed = [_failure(failure) for failure in subject.failures]
+    _listed(console, "- skipped", skipped, style="dim", longest=len(skipped))
+    _listed(console, "▲ not read", _unread(subject), style="yellow")
+    _listed(console, "✖ failed", failed, style="red")
+    return bool(skipped or failed or _unread(subject))
 
 
 def _failure(failed: Failure) -> str:
-    return f"{' '.join(part for part in (failed.analyzer, failed.site) if part) or 'subject'}: {failed.error}: {failed.message}"
+    where = " ".join(part for part in (failed.analyzer, _site(failed.site)) if part)
+    return ": ".join(part for part in (where, failed.error, failed.message) if part)
 
 
-def _listed(console: Console, lines: Iterable[str], style: str, longest: int = _LISTED) -> None:
-    every = list(lines)
-    for line in every[:longest]:
-        grid = Table.grid(padding=(0, 1))
-        grid.add_column()
-        grid.add_column(overflow="fold")
-        mark, word, rest = line.strip().split(" ", 2)
-        grid.add_row(Text(f" {mark} {word}", style=style), Text(plain(rest), overflow="fold"))
+def _listed(console: Console, opening: str, lines: Sequence[str], *, style: str, longest: int = _LISTED) -> None:
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for line in lines[:longest]:
+        grid.add_row(Text(f" {opening}", style=style), Text(plain(line), overflow="fold"))
+    if len(lines) > longest:
+        grid.add_row("", Text(f"+{len(lines) - longest:,} more: -f concise lists them all", style=style))
+    if lines:
         console.print(grid)
-    if len(every) > longest:
-        console.print(Text(f"   +{len(every) - longest} more: -f concise lists them all", style=style))

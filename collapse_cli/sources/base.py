@@ -8,34 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, final, runtime_checkable
 
+from collapse_cli.core.layout import ShardLayout
 from collapse_cli.core.report import Skip
 from collapse_cli.core.site import Site
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Checkpoint", "OptimizerGroup", "Origin", "ShardLayout"]
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class ShardLayout:
-    """How a sharded checkpoint is laid out, from its index and the headers of its shards.
-
-    `index` maps tensor to shard file as the index claims; `shards` maps each shard file that exists to the tensors in
-    its header; `absent` are shard files the index names that do not exist; `stray` are weight files beside the index
-    that it does not name. `conflicting` are tensors that stand in several shards with different bytes.
-    `tiling_errors` are tensors whose chunks leave a gap or overlap. Sizes in bytes.
-    """
-
-    index: Mapping[str, str]
-    shards: Mapping[str, tuple[str, ...]]
-    absent: tuple[str, ...] = ()
-    stray: tuple[str, ...] = ()
-    conflicting: tuple[str, ...] = ()
-    tiling_errors: tuple[str, ...] = ()
-    total_size: int | None = None
-    actual_size: int | None = None
+__all__ = ["Checkpoint", "OptimizerGroup", "Origin"]
 
 
 @final
@@ -69,8 +49,8 @@ class Checkpoint(Protocol):
 
     `path` as the user gave it; `format` is `safetensors`, `torch-zip`, `sharded`, `numpy`, `memory`; `nbytes` of all
     files; `files` are the files that hold the bytes; `config` is `config.json` (`{}` without one), `adapter` is
-    `adapter_config.json`; `unreadable` says which tensors exist but cannot be read, and why; `optimizer` describes saved
-    optimizer state; `layout` is None for a single file.
+    `adapter_config.json`; `unreadable` says which tensors exist but cannot be read, and why; `optimizer` describes
+    saved optimizer state; `layout` is None for a single file.
     """
 
     path: str

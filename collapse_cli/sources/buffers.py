@@ -24,7 +24,7 @@ _IDLE = 2
 
 @final
 class Buffers:
-    """Byte buffers of one checkpoint, for any thread; they return by themselves when the last tensor over them is gone."""
+    """Byte buffers of one checkpoint, for any thread; each returns by itself when the last tensor over it is gone."""
 
     def __init__(self) -> None:
         self._idle: list[ndarray] = []

@@ -27,11 +27,15 @@ _MARKS_OF_BITSANDBYTES_MODULE = ("SCB", "weight_format")
 @final
 @dataclass(frozen=True, slots=True)
 class Material:
-    """One tensor before it is turned, unstacked and split: `compose` gets the tensors in the order of `reads`."""
+    """One tensor before it is turned, unstacked and split: `compose` gets the tensors in the order of `reads`.
+
+    `scale_block` is the number of entries that share one scale, for scaled fp8 only.
+    """
 
     site: Site
     reads: tuple[str, ...]
     compose: "Callable[..., Tensor]"
+    scale_block: int | None = None
 
 
 def materials_of(
@@ -183,8 +187,21 @@ def _scaled(site: Site, sites: Mapping[str, Site], config: Mapping[str, Any]) ->
         if block is None:
             reason = f"scale of shape {list(scale.shape)} does not fit {list(site.shape)}"
             return Skip(None, site.name, f"quantised format not read: {reason}")
-        return Material(site, (site.name, scale.name), partial(dequantised, block=block))
+        compose = partial(dequantised, block=block)
+        return Material(site, (site.name, scale.name), compose, _entries_per_scale(site.shape, scale.numel, block))
     return Skip(None, site.name, "quantised without scale")
+
+
+def _entries_per_scale(shape: tuple[int, ...], scales: int, block: tuple[int, int]) -> int:
+    """Entries of a whole block; blocks at the edges may hold fewer."""
+    if scales == 1:
+        return Site("", shape, "").numel
+    rows, columns = block
+    # (1, 0): one scale for each index of the first axis; (0, 0): one for each matrix of a stack
+    if not columns:
+        return Site("", shape[1:], "").numel
+    height, width = shape[-2:] if len(shape) > 1 else (shape[0], 1)
+    return min(rows, height) * min(columns, width)
 
 
 def _declared(config: Mapping[str, Any]) -> Mapping[str, Any]:

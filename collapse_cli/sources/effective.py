@@ -73,6 +73,7 @@ def plan_from(checkpoint: Checkpoint, placements: Mapping[str, Placement]) -> Pl
         blocks=tuple(blocks_of(members, around)),
         skips=tuple(skips),
         ties=ties,
+        scale_blocks={one.reads[0]: one.scale_block for one in materials if one.scale_block is not None},
     )
 
 

@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, final
 
+from collapse_cli.core.layout import ShardLayout
 from collapse_cli.core.report import Skip
 from collapse_cli.core.site import Site
 from collapse_cli.errors import UnreadableCheckpoint
-from collapse_cli.sources.base import OptimizerGroup, Origin, ShardLayout
+from collapse_cli.sources.base import OptimizerGroup, Origin
 from collapse_cli.sources.dtypes import dtype_name
 
 if TYPE_CHECKING:

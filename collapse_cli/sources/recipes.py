@@ -42,6 +42,7 @@ class Plan:
     """Everything that can be built from a checkpoint, in source order, and what cannot, with the reason.
 
     `ties` maps the second name of a tensor that stands under two names to the first, which alone is analysed.
+    `scale_blocks` gives, for every scaled fp8 tensor, how many of its entries share one scale.
     """
 
     sites: tuple[Site, ...]  # the stored tensors, with layer and role filled in
@@ -49,6 +50,7 @@ class Plan:
     blocks: tuple[BlockRecipe, ...]
     skips: tuple[Skip, ...] = ()
     ties: Mapping[str, str] = field(default_factory=dict)
+    scale_blocks: Mapping[str, int] = field(default_factory=dict)
 
 
 @final

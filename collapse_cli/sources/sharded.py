@@ -6,9 +6,10 @@ from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
 
+from collapse_cli.core.layout import ShardLayout
 from collapse_cli.core.report import Skip
 from collapse_cli.errors import UnreadableCheckpoint
-from collapse_cli.sources.base import Checkpoint, ShardLayout
+from collapse_cli.sources.base import Checkpoint
 from collapse_cli.sources.buffers import Buffers
 from collapse_cli.sources.bytes import kind_of, open_local
 from collapse_cli.sources.configuration import configuration_beside, weight_files

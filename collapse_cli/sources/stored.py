@@ -6,10 +6,11 @@ from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any, final
 
+from collapse_cli.core.layout import ShardLayout
 from collapse_cli.core.report import Skip
 from collapse_cli.core.site import Site
 from collapse_cli.errors import OutOfMemory, UnreadableCheckpoint
-from collapse_cli.sources.base import Checkpoint, OptimizerGroup, Origin, ShardLayout
+from collapse_cli.sources.base import Checkpoint, OptimizerGroup, Origin
 from collapse_cli.sources.buffers import Buffers
 from collapse_cli.sources.dtypes import BITS, torch_dtype
 

@@ -174,3 +174,10 @@ def test_merging_matches_centroid_linkage(cloud, part):
     limit = part * neighbours.median_pair_distance(rows)
     nearest = neighbours.cosine_extremes(rows).nearest
     assert neighbours.mergeable_count(rows, nearest, limit=limit) == centroid_merges(rows, limit)
+
+
+def test_median_distance_among_near_copies_beside_a_giant():
+    """Distances of 1e-6 of the largest, which a float32 Gram cannot see."""
+    rows = torch.cat((1e-6 * gaussian(60, 8).double(), torch.ones(1, 8, dtype=torch.float64)))
+    expected = np.sort(pdist(rows.numpy()))[(pdist(rows.numpy()).size - 1) // 2]
+    assert neighbours.median_pair_distance(rows) == pytest.approx(expected, rel=1e-6)

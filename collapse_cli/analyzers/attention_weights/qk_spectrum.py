@@ -35,7 +35,7 @@ QK_LOGIT_STD = Metric(
     better="lower",
     null="Gaussian W_Q and W_K with entries of variance 1/d: 1",
     warn=Limit("above", 60.0, "provisional: a sound encoder reaches 12; the softmax is frozen beyond √(2 ln T) = 3.7"),
-    error=Limit("above", 600.0, "provisional: ten times the warning limit; " + _DIVERGENCE),
+    error=Limit("above", 120.0, "provisional: ten times the largest of a sound encoder; " + _DIVERGENCE),
     message="attention logits of random tokens spread by {value:.3g} nats (limit {bound}, chance {null:.3g}): "
     "the softmax "
     "takes one token whatever the input",

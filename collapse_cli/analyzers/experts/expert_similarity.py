@@ -133,7 +133,7 @@ def collapsed() -> Example:
         ),
     ),
     examples={"healthy": healthy, "collapsed": collapsed},
-    unmoved_by=("scaled", "rows_permuted"),
+    unmoved_by=("scaled",),
 )
 def expert_similarity(block: "Block") -> Iterator[Measurement | Skip]:
     """Are the experts of this mixture different functions, or copies of each other?

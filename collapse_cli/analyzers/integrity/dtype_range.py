@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from collapse_cli import kernels
 from collapse_cli.analyzer import Example, Limit, Measurement, Metric, Reference, Role, Skip, on, skip, stored_analyzer
@@ -95,14 +95,18 @@ def collapsed() -> Example:
     title="Range of the dtype",
     metrics=(SATURATED_SHARE, SUBNORMAL_SHARE, UNDERFLOW_SHARE, MANTISSA_BITS, HEADROOM_BITS),
     accepts=on.floating(min_entries=257),
-    remedy="Export again from fp32 master weights; scale per channel or per block before casting to fp8 or fp16, or use "
-    "bf16; scale the loss so that gradients do not underflow; raise the rate or the precision where updates are "
+    remedy="Export again from fp32 master weights; scale per channel or per block before casting to fp8 or fp16, or "
+    "use bf16; scale the loss so that gradients do not underflow; raise the rate or the precision where updates are "
     "smaller than one step of the dtype.",
     references=(
         Reference(
             "Prieto et al. Grokking at the Edge of Numerical Stability. 2025", "https://arxiv.org/abs/2501.04697"
         ),
         Reference("Micikevicius et al. FP8 Formats for Deep Learning. 2022", "https://arxiv.org/abs/2209.05433"),
+        Reference(
+            "Ding et al. Dissecting Bit-Level Scaling Laws in Quantizing Vision Generative Models. 2025",
+            "https://arxiv.org/abs/2501.06218",
+        ),
         Reference("Micikevicius et al. Mixed Precision Training. 2017", "https://arxiv.org/abs/1710.03740"),
     ),
     examples={"healthy": healthy, "collapsed": collapsed},
@@ -161,7 +165,7 @@ def dtype_range(stored: "Stored") -> Iterator[Measurement | Skip]:
     yield from _lower_end(stored, found, facts)
 
 
-def _upper_end(stored: "Stored", found: "WordRange", facts: dict[str, object]) -> Iterator[Measurement | Skip]:
+def _upper_end(stored: "Stored", found: "WordRange", facts: dict[str, Any]) -> Iterator[Measurement | Skip]:
     name = stored.site.name
     if stored.scale_block is not None:
         reason = f"one entry in {stored.scale_block} stands at the largest number by construction"
@@ -175,7 +179,7 @@ def _upper_end(stored: "Stored", found: "WordRange", facts: dict[str, object]) -
     yield HEADROOM_BITS.at(name, math.log2(largest_finite) - math.log2(found.largest), **facts)
 
 
-def _lower_end(stored: "Stored", found: "WordRange", facts: dict[str, object]) -> Iterator[Measurement | Skip]:
+def _lower_end(stored: "Stored", found: "WordRange", facts: dict[str, Any]) -> Iterator[Measurement | Skip]:
     name, known, rms = stored.site.name, kernels.words, found.root_mean_square
     if len(stored.site.shape) < 2 or stored.site.role.kind in ("optimizer", "scale"):
         what = "a vector" if len(stored.site.shape) < 2 else "optimizer state or a scale"

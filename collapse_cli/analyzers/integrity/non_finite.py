@@ -1,7 +1,7 @@
 """NaN and infinities among the stored numbers."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from collapse_cli import kernels
 from collapse_cli.analyzer import Example, Limit, Measurement, Metric, Reference, Role, Skip, on, skip, stored_analyzer
@@ -111,7 +111,8 @@ def non_finite(stored: "Stored") -> Iterator[Measurement | Skip]:
         return
     found = stored.get(kernels.words.non_finite)
     of_rows = tensor.shape[0] if tensor.dim() else 1
-    evidence = {"entries": tensor.numel(), "rows": found.rows, "of_rows": of_rows, "pattern": found.pattern or "none"}
+    evidence: dict[str, Any] = {"entries": tensor.numel(), "rows": found.rows, "of_rows": of_rows}
+    evidence["pattern"] = found.pattern or "none"
     if found.first is not None and found.span is not None:
         evidence |= {"first": list(found.first), "span": list(found.span)}
     is_mask = stored.site.role is Role.MASK

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 from collapse_cli import kernels
 from collapse_cli.analyzer import Example, Limit, Measurement, Metric, Reference, Role, Skip, block_analyzer, on, skip
@@ -182,8 +182,8 @@ def optimizer_state(block: "Block") -> Iterator[Measurement | Skip]:
 def _settings(block: "Block", kind: str) -> "tuple[AdamSettings, list[str]]":
     """β, ε and step of the parameter, and the names of those that had to be assumed."""
     assumed: list[str] = []
-    betas, epsilon = block.facts.get("betas"), block.facts.get("eps")
-    if not _are_betas(betas):
+    betas, epsilon = _betas(block.facts.get("betas")), block.facts.get("eps")
+    if betas is None:
         betas = _DEFAULT_BETAS
         assumed.append("betas")
     if not isinstance(epsilon, int | float) or not 0 <= epsilon < math.inf:
@@ -194,13 +194,15 @@ def _settings(block: "Block", kind: str) -> "tuple[AdamSettings, list[str]]":
         # without the number of steps no bias can be corrected; others than Adam have none
         step = 0
         assumed.append("no bias correction")
-    first, second = betas
-    return kernels.moments.AdamSettings((float(first), float(second)), float(epsilon), step), assumed
+    return kernels.moments.AdamSettings(betas, float(epsilon), step), assumed
 
 
-def _are_betas(betas: object) -> TypeGuard[tuple[float, float]]:
-    is_pair = isinstance(betas, list | tuple) and len(betas) == 2
-    return is_pair and all(isinstance(beta, int | float) and 0 <= beta < 1 for beta in betas)
+def _betas(given: object) -> tuple[float, float] | None:
+    if not isinstance(given, list | tuple) or len(given) != 2:
+        return None
+    if not all(isinstance(beta, int | float) and 0 <= beta < 1 for beta in given):
+        return None
+    return float(given[0]), float(given[1])
 
 
 def _step(block: "Block") -> int:
