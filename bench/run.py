@@ -23,6 +23,7 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]  # has no types
 from checkpoint import Llama, is_written
+from side import SHARED_METRICS
 
 HERE = Path(__file__).parent
 #: What WeightWatcher reports by default: alpha, D, xmin, the norms, stable and entropy rank. Its `num_pl_spikes` is
@@ -118,8 +119,6 @@ def encoder(setting: Setting) -> list[str]:
 
 
 def _agreement(theirs: dict[str, dict[str, float]], ours: dict[str, dict[str, float]]) -> list[str]:
-    from side import SHARED_METRICS
-
     ours = {site.removesuffix(".weight"): found for site, found in ours.items()}
     both = [name for name in theirs if "alpha" in ours.get(name, {})]
     rows = []
@@ -202,7 +201,7 @@ def startup(setting: Setting) -> list[str]:
     """What a person waits for before anything is read."""
     collapse = _wall([sys.executable, "-m", "collapse_cli", "--help"], repeats=5 * setting.repeats)
     torch = _wall([sys.executable, "-c", "import torch"], repeats=2 * setting.repeats)
-    rows = [_ratio("collapse --help / python -c 'import torch'", collapse / torch, at_most=1)]
+    rows = [_ratio("collapse --help / python -c 'import torch'", collapse / torch)]
     return [
         "## Start-up",
         (

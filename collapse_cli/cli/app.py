@@ -82,7 +82,7 @@ def run(arguments: Sequence[str]) -> int:
     130 is Ctrl-C, with every file already written whole. A closed pipe (`collapse scan … | head`) ends in silence.
     """
     try:
-        code = app(list(arguments), standalone_mode=False)
+        code = app(list(arguments), prog_name="collapse", standalone_mode=False)
         sys.stdout.flush()
     except typer.Exit as stop:
         return int(stop.exit_code)

@@ -47,7 +47,7 @@ TINY = 0.1
 #: 99 % of the magnitudes of Gaussian entries stay below this many standard deviations: Φ⁻¹(0.995).
 GAUSSIAN_P99 = 2.5758293035489004
 #: N:M patterns that hardware or training recipes know: of every P consecutive weights at least P − Q are zero.
-_PATTERNS = ((2, 4), (1, 4), (4, 8))
+_PATTERNS = ((1, 4), (2, 4), (4, 8))
 
 
 def _pieces(weight: Weight, entries: int = _BLOCK_ENTRIES) -> Iterator[tuple[slice, slice, Tensor]]:
@@ -344,7 +344,7 @@ class Pattern:
 
 
 def pattern(weight: Weight) -> Pattern:
-    """The N:M pattern that most groups keep to, and among equals the one that chance keeps to least.
+    """The N:M pattern that most groups keep to, and among equals the strictest: a 2:4 is a 4:8 too.
 
     A convolution is grouped along its input channels, which is what sparse kernels group.
     """
@@ -361,7 +361,7 @@ def pattern(weight: Weight) -> Pattern:
         for kept, size in _PATTERNS:
             held = _share_at_least(counts[size], size - kept) if zeros else 0.0
             found.append(Pattern(kept, size, axis, held, pattern_null(share, kept, size)))
-    return max(found, key=lambda one: (one.share, -one.null))
+    return max(found, key=lambda one: one.share)
 
 
 def _along(weight: Weight, axis: Literal["input", "output"]) -> Float[Tensor, "rows grouped"]:

@@ -61,8 +61,10 @@ def plan_from(checkpoint: Checkpoint, placements: Mapping[str, Placement]) -> Pl
     effective: list[Effective] = []
     for material in materials:
         placement = placed[material.site.name]
-        if material.site.numel == 0 and placement.role not in _NO_WEIGHT and material.site.is_floating:
-            skips.append(Skip(None, material.site.name, "empty tensor: its numbers are stored elsewhere"))
+        if material.site.numel == 0:
+            # what ZeRO-3 leaves of a partitioned parameter; any other empty shape is nothing, and all of it is here
+            if material.site.shape == (0,) and placement.role not in _NO_WEIGHT and material.site.is_floating:
+                skips.append(Skip(None, material.site.name, "empty tensor: its numbers are stored elsewhere"))
             continue
         effective += _effective(material, placement, config=checkpoint.config, widths=widths)
     members = aliased(effective, ties)
