@@ -116,7 +116,9 @@ def report(*subjects: Subject, policy: Policy = Policy(), manuals: tuple[Manual,
         analyzers=tuple(manual.name for manual in manuals),
         policy=PolicyRecord(None, None),
     )
-    return Report("1.0", Tool("collapse", "0.3.0"), provenance, manuals, tuple(judged), outcome, exit_code(outcome, policy))
+    return Report(
+        "1.0", Tool("collapse", "0.3.0"), provenance, manuals, tuple(judged), outcome, exit_code(outcome, policy)
+    )
 
 
 def partial() -> Report:

@@ -17,6 +17,8 @@ from collapse_cli.errors import CollapseError
 
 __all__ = ["app", "run"]
 
+#: 128 + SIGINT and 128 + SIGPIPE, as a shell reports them.
+_INTERRUPTED, _CLOSED_PIPE = 130, 141
 _CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 
@@ -90,12 +92,14 @@ def run(arguments: Sequence[str]) -> int:
         say_error(str(error), hint=error.hint)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        say_error("interrupted")
-        return 130
-    except BrokenPipeError:
+        code = _INTERRUPTED
+    except (BrokenPipeError, SystemExit) as gone:
+        # Typer makes an exit with 1 of a closed pipe, which would mean "findings"
+        if isinstance(gone, SystemExit) and not isinstance(gone.__context__, BrokenPipeError):
+            return _exit_code(gone.code)
         # the reader has gone: what Python flushes at exit must go nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        return _CLOSED_PIPE
     except Exception as error:  # noqa: BLE001 - the last line of defence: exit 1 would mean "findings"
         wrong = getattr(error, "format_message", None)
         if callable(wrong):
@@ -104,4 +108,11 @@ def run(arguments: Sequence[str]) -> int:
         traceback.print_exc()
         say_error("this is a bug in collapse, not in your file; please report it with the lines above")
         return 2
+    if code == _INTERRUPTED:
+        say_error("interrupted")
     return code if isinstance(code, int) else 0
+
+
+def _exit_code(given: object) -> int:
+    """Whoever ends the process early says so with 0 or with an error; 1 is kept for findings."""
+    return 0 if given in (None, 0) else 2

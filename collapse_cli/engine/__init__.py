@@ -6,6 +6,8 @@ are sorted by source order: the number of threads never shows in a report.
 """
 
 import os
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -96,13 +98,14 @@ def analyse(
     budget = options.max_memory or max(_BLOCK_BYTES, 2 * max(sizes.values(), default=0))
     is_wanted = _wanted_names(options)
     scheduled = schedule(planned, analyzers, is_wanted=is_wanted, sizes=sizes.__getitem__, block_budget=budget)
-    session, on_cpu = _sessions(checkpoint, analyzers, options)
+    stop = threading.Event()
+    session, on_cpu = _sessions(checkpoint, analyzers, options, stop)
     found = Results()
     notices: list[str] = []
     stopped = ""
     to_do = (len(scheduled.wanted), sum(sizes[name] for name in scheduled.wanted if name in sizes))
     try:
-        for job, results in _run(scheduled.jobs, session, on_cpu, options, notices):
+        for job, results in _run(scheduled.jobs, session, on_cpu, options, stop=stop, notices=notices):
             found.merge(results)
             done = sum(sizes[name] for name in found.read)
             progress(Progress(len(found.read), to_do[0], done, to_do[1], _job_name(job)))
@@ -114,11 +117,15 @@ def analyse(
     )
 
 
-def _sessions(checkpoint: Checkpoint, analyzers: Sequence[Analyzer], options: Options) -> tuple[Session, Session]:
+def _sessions(
+    checkpoint: Checkpoint, analyzers: Sequence[Analyzer], options: Options, stop: threading.Event
+) -> tuple[Session, Session]:
     """How jobs run on the chosen device, and how they are run again on the CPU when its memory is too small."""
     started = time.monotonic()
 
     def check() -> None:
+        if stop.is_set():
+            raise TimedOut("not reached: the run was stopped")
         if options.timeout is not None and time.monotonic() - started > options.timeout:
             raise TimedOut(f"not reached: stopped after {options.timeout:g} seconds", hint="--timeout gives it more")
 
@@ -171,7 +178,13 @@ def _single_threaded() -> Iterator[None]:
 
 
 def _run(
-    jobs: Sequence[Job], session: Session, on_cpu: Session, options: Options, notices: list[str]
+    jobs: Sequence[Job],
+    session: Session,
+    on_cpu: Session,
+    options: Options,
+    *,
+    stop: threading.Event,
+    notices: list[str],
 ) -> Iterator[tuple[Job, Results]]:
     """Every job with its results: small ones side by side, then large ones in turn with the next one read ahead."""
     threads = options.threads or min(os.cpu_count() or 1, 8)
@@ -184,7 +197,9 @@ def _run(
                 for future in as_completed(running):
                     yield running[future], future.result()
             finally:
-                # after a timeout or Ctrl-C nothing that has not begun is begun
+                # after a timeout or Ctrl-C nothing is begun any more; a job that runs stops before its next analyzer
+                if sys.exc_info()[0] is not None:
+                    stop.set()
                 pool.shutdown(wait=True, cancel_futures=True)
     chosen = {id(job) for job in small}
     large = [job for job in jobs if id(job) not in chosen]
@@ -200,9 +215,9 @@ def _run(
 
 def _first_reads(job: Job) -> tuple[str, ...]:
     """The tensor a job begins with: reading one ahead overlaps reading and analysing and holds one tensor more."""
-    if job.stored:
-        return (job.stored[0].site.name,)
-    return job.weights[0].recipe.reads[:1]
+    if job.weights:
+        return job.weights[0].recipe.reads[:1]
+    return (job.stored[0].site.name,)
 
 
 def _read_ahead(ahead: dict[str, Future[Tensor]], read: Callable[[str], Tensor]) -> Callable[[str], Tensor]:

@@ -75,9 +75,7 @@ GOOD, BAD = "zoo/good.safetensors", "zoo/bad.safetensors"
     ],
     ids=lambda given: " ".join(given) or "nothing" if isinstance(given, list) else str(given),
 )
-def test_exit_codes_of_scan(
-    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int
-) -> None:
+def test_exit_codes_of_scan(here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int) -> None:
     assert run(["scan", *arguments, *RANK, "-f", "json"]) == code
     out = capsys.readouterr().out
     if out:
@@ -97,7 +95,10 @@ MESSAGES = {
     ),
     "no such format": (["scan", "-f", "jsn", GOOD], 'error: --format "jsn" should be one of table,'),
     "no such suffix": (["scan", "-o", "a.txt", GOOD], 'error: --output "a.txt" should end in one of .json,'),
-    "no such folder": (["scan", "-o", "x/a.json", GOOD], 'error: --output "x/a.json" should lie in a folder that exists'),
+    "no such folder": (
+        ["scan", "-o", "x/a.json", GOOD],
+        'error: --output "x/a.json" should lie in a folder that exists',
+    ),
     "no such intent": (["scan", "--intent", "clasifier", GOOD], 'hint: did you mean "classifier"?'),
     "no such severity": (["scan", "--fail-on", "warn", GOOD], 'hint: did you mean "warning"?'),
     "no such role": (["scan", "--map", "codebok=vq", GOOD], 'hint: did you mean "codebook"?'),
@@ -215,7 +216,9 @@ def test_quiet_says_findings_and_errors_only(here: Path, capsys: pytest.CaptureF
     assert run(["scan", BAD, *RANK, "-q"]) == 1
     shown = capsys.readouterr()
     assert shown.err == ""
-    assert all(": error: " in line or ": warning: " in line or line.startswith("Fail: ") for line in shown.out.splitlines())
+    assert all(
+        ": error: " in line or ": warning: " in line or line.startswith("Fail: ") for line in shown.out.splitlines()
+    )
 
 
 def test_elsewhere_than_on_a_terminal_the_table_is_the_concise_lines(
@@ -326,7 +329,12 @@ def collapse(*arguments: str, **how: object) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "collapse_cli", *arguments]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, cwd=os.getcwd(), **how  # type: ignore[call-overload]  # noqa: PTH109
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        cwd=os.getcwd(),
+        **how,  # type: ignore[call-overload]  # noqa: PTH109
     )
 
 

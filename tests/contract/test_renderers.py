@@ -152,7 +152,12 @@ def test_json_comes_back_equal_and_validates_against_its_schema(name: str) -> No
 
 def test_json_refuses_what_is_not_json_or_not_a_report() -> None:
     text = to_json(partial())
-    for broken in (text.replace("0.01663", "NaN", 1), text[:-1], "[]", text.replace('"severity": "error"', '"severity": "x"')):
+    for broken in (
+        text.replace("0.01663", "NaN", 1),
+        text[:-1],
+        "[]",
+        text.replace('"severity": "error"', '"severity": "x"'),
+    ):
         with pytest.raises(ValueError):  # noqa: PT011 - pydantic and json, each with its own words
             from_json(broken)
 

@@ -295,3 +295,22 @@ def test_analyzers_of_tests_are_frozen_records() -> None:
     assert isinstance(WEIGHT, Analyzer)
     with pytest.raises(AttributeError):
         WEIGHT.view = "block"  # type: ignore[misc]
+
+
+def test_ctrl_c_stops_jobs_that_run_and_begins_no_other() -> None:
+    import threading
+
+    seen: list[str] = []
+    release = threading.Event()
+
+    def interrupting(view: Any) -> Iterator[Measurement | Skip]:
+        seen.append(view.site.name)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        release.wait(0.3)
+        yield from totals(view)
+
+    stopper = weight_analyzer(name="stopper", accepts=on.matrices(), **DECLARED)(interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        analyse(checkpoint(llama(40)), [stopper, WEIGHT], Options(threads=2))
+    assert len(seen) < 20

@@ -102,9 +102,9 @@ def test_a_small_budget_samples_units_bounds_the_rest_and_still_finds_the_clones
 
 def test_a_smaller_budget_samples_experts(monkeypatch: pytest.MonkeyPatch) -> None:
     experts = _experts(12, 16, 8, clones=12)
-    monkeypatch.setattr(assignment, "_BUDGET", 2e5)
+    monkeypatch.setattr(assignment, "_BUDGET", 1e5)
     found = assignment.alignment(experts)
-    assert (found.units, len(found.queried)) == (8, 4)  # 2e5 / (2·12·8·16·16)
+    assert (found.units, len(found.queried)) == (4, 4)  # 1e5 / (2·12·4·16·16)
     assert found.pairs.numel() == 4 * 8 + 6
     assert found.assigned + found.bounded == found.pairs.numel()
     assert float(found.pairs.min()) > 0.999
@@ -114,6 +114,14 @@ def test_distinct_count_of_copies_of_groups() -> None:
     groups = torch.block_diag(torch.ones(2, 2), torch.ones(2, 2), torch.ones(4, 4)).double()
     entropy = 2 * 0.25 * math.log(4) + 0.5 * math.log(2)
     assert assignment.distinct_count(groups) == pytest.approx(math.exp(entropy), rel=1e-9)
+
+
+def test_distinct_count_of_cosines_that_no_vectors_have() -> None:
+    """0 is like 1, 1 is like 2, but 0 is unlike 2: eigenvalues 1 + √2, 1 and 1 − √2, of which the last counts as 0."""
+    chain = torch.tensor([[1.0, 1, 0], [1, 1, 1], [0, 1, 1]], dtype=torch.float64)
+    shares = [(1 + math.sqrt(2)) / (2 + math.sqrt(2)), 1 / (2 + math.sqrt(2))]
+    expected = math.exp(-sum(share * math.log(share) for share in shares))
+    assert assignment.distinct_count(chain) == pytest.approx(expected, rel=1e-9)
 
 
 def test_what_cannot_be_compared_is_said() -> None:

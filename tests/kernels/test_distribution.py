@@ -129,7 +129,9 @@ def test_nulls_are_met_by_gaussian_entries() -> None:
 
 def _rounded(matrix: np.ndarray) -> float:
     steps = np.abs(matrix).max(1, keepdims=True) / 7
-    return float(np.linalg.norm(matrix - steps * np.round(matrix / np.where(steps > 0, steps, 1))) / np.linalg.norm(matrix))
+    return float(
+        np.linalg.norm(matrix - steps * np.round(matrix / np.where(steps > 0, steps, 1))) / np.linalg.norm(matrix)
+    )
 
 
 @pytest.mark.parametrize(("columns", "expected"), [(1024, 0.142), (4096, 0.157)])

@@ -45,7 +45,17 @@ def test_rounding_of_the_factors_stays_below_its_bound_and_is_not_far_below() ->
     assert bound / 6 < error < bound
 
 
-@pytest.mark.parametrize(("out", "rank", "inputs"), [(96, 8, 48), (300, 16, 200), (6, 8, 40)])
+@pytest.mark.parametrize("which", [0, 1], ids=["outer", "inner"])
+def test_rounding_of_one_factor_alone_is_bounded(which: int) -> None:
+    exact = [factor.float() for factor in _factors(200, 8, 150)]
+    rounded = [factor.bfloat16() if place == which else factor for place, factor in enumerate(exact)]
+    products = [first.double() @ second.double() for first, second in (exact, rounded)]
+    error = np.linalg.norm((products[1] - products[0]).numpy(), 2)
+    outer, inner = (weight(factor, role=Role.ADAPTER_A) for factor in rounded)
+    assert error < low_rank.product_rounding(outer, inner) < 6 * error
+
+
+@pytest.mark.parametrize(("out", "rank", "inputs"), [(96, 8, 48), (300, 16, 200), (6, 8, 40), (10, 8, 9)])
 def test_nulls_are_those_of_fresh_dense_draws(out: int, rank: int, inputs: int) -> None:
     generator = np.random.default_rng(11)
     entropies, stables, ratios = [], [], []

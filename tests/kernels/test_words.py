@@ -41,7 +41,7 @@ def every_word(dtype: torch.dtype) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", NARROW, ids=str)
 def test_every_word_is_counted_as_the_number_it_is(dtype: torch.dtype) -> None:
     tensor = every_word(dtype)
-    numbers = tensor.float().numpy().astype(np.float64)
+    numbers = tensor.float().double().numpy()
     found, view = words.non_finite(stored(tensor)), stored(tensor)
     assert (found.nan, found.positive, found.negative) == (
         np.isnan(numbers).sum(),

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from collapse_cli.analyzer import Example, Limit, Measurement, Metric, Reference, Skip, checkpoint_analyzer, on, skip
 
 if TYPE_CHECKING:
-    from collapse_cli.kernels.views import Inventory
     from collapse_cli.core.layout import ShardLayout
+    from collapse_cli.kernels.views import Inventory
 
 #: Names shown of each kind of fault.
 _SHOWN = 8

@@ -10,6 +10,8 @@ from collapse_cli.analyzer import Example, Limit, Measurement, Metric, Reference
 if TYPE_CHECKING:
     from collapse_cli.kernels.views import Weight
 
+#: Below this the error depends on the row and not on its distribution: one entry is exact.
+_MIN_COLUMNS = 8
 GAUSSIAN = "Gaussian entries, as many"
 
 EXCESS_KURTOSIS = Metric(
@@ -164,4 +166,7 @@ def weight_outliers(weight: "Weight") -> Iterator[Measurement | Skip]:
     yield MAX_OVER_P99.at(name, 1.0 / tails.p99_over_max, maximum / known.GAUSSIAN_P99, p99=p99, **facts)
     yield OUTLIER_ENERGY.at(name, tails.top_energy, known.top_energy_null(), top=tails.top_entries, **facts)
     columns = weight.matrix.shape[1]
+    if columns < _MIN_COLUMNS:
+        yield skip(name, f"rtn4_error: {columns} columns < {_MIN_COLUMNS}, rows too short to share a scale")
+        return
     yield RTN4_ERROR.at(name, weight.get(known.rtn4_error), known.rtn4_null(columns), columns=columns)

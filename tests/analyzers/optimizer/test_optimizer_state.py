@@ -136,3 +136,11 @@ def test_an_epsilon_of_zero() -> None:
     assert values(results)["update_rms"] == 0.0
     assert values(results)["eps_dominated_share"] == 1.0
     assert any(reason.startswith("rms_over_eps") for reason in reasons(results))
+
+
+def test_only_adam_corrects_its_bias() -> None:
+    """Ten steps of RMSprop: its running mean square is divided by nothing."""
+    members = {Role.OPTIMIZER_V: torch.full((16, 16), 1e-12), Role.OPTIMIZER_STEP: torch.tensor(10.0)}
+    results = list(optimizer_state.run(block(members, {"kind": "unknown", "eps": 1e-8})))
+    assert values(results)["rms_over_eps"] == pytest.approx(2.0, abs=1e-5)
+    assert any("not the moments of Adam" in reason for reason in reasons(results))
