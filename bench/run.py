@@ -7,23 +7,20 @@ full run writes RESULTS.md; --quick (small checkpoint, one repetition) and --onl
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import importlib.util
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]  # has no types
 from checkpoint import Llama, is_written
 from side import SHARED_METRICS
+from tables import MIB, machine, number, ratio, sides_table, table
 
 HERE = Path(__file__).parent
 #: What WeightWatcher reports by default: alpha, D, xmin, the norms, stable and entropy rank. Its `num_pl_spikes` is
@@ -31,7 +28,6 @@ HERE = Path(__file__).parent
 SAME = ("effective-rank", "stable-rank", "power-law")
 SIDES = {"same set": SAME, "same set and random-matrix": (*SAME, "random-matrix"), "all analyzers": ()}
 QUICK = Llama(hidden=256, intermediate=704, key_value=64, heads=8, layers=2, vocabulary=2000, shards=2)
-MIB = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -90,18 +86,18 @@ def encoder(setting: Setting) -> list[str]:
     floor = measured("floor", repeats=setting.repeats, path=path, names=layers)
     same = ours["same set"]["seconds"]
     ratios = [
-        _ratio("WeightWatcher / collapse, same set", peer["seconds"] / same, at_least=30),
-        _ratio(
+        ratio("WeightWatcher / collapse, same set", peer["seconds"] / same, at_least=30),
+        ratio(
             "WeightWatcher / collapse, same set and random-matrix",
             peer["seconds"] / ours["same set and random-matrix"]["seconds"],
         ),
-        _ratio(
+        ratio(
             "WeightWatcher / collapse, all analyzers", peer["seconds"] / ours["all analyzers"]["seconds"], at_least=10
         ),
-        _ratio("collapse, same set / floor", same / floor["seconds"], at_most=3),
-        _ratio("collapse, all analyzers / floor", ours["all analyzers"]["seconds"] / floor["seconds"]),
-        _ratio("peak memory: WeightWatcher / collapse, same set", peer["peak"] / ours["same set"]["peak"]),
-        _ratio("peak memory: WeightWatcher / collapse, all analyzers", peer["peak"] / ours["all analyzers"]["peak"]),
+        ratio("collapse, same set / floor", same / floor["seconds"], at_most=3),
+        ratio("collapse, all analyzers / floor", ours["all analyzers"]["seconds"] / floor["seconds"]),
+        ratio("peak memory: WeightWatcher / collapse, same set", peer["peak"] / ours["same set"]["peak"]),
+        ratio("peak memory: WeightWatcher / collapse, all analyzers", peer["peak"] / ours["all analyzers"]["peak"]),
     ]
     sides = {f"collapse, {name}": run for name, run in ours.items()}
     return [
@@ -112,8 +108,8 @@ def encoder(setting: Setting) -> list[str]:
             "floor reads the same matrices and takes one float64 Gram matrix and its eigenvalues of each "
             f"({len(layers)} matrices), one after the other."
         ),
-        _sides_table({"WeightWatcher": peer, **sides, "floor": floor}),
-        _table(("ratio", "value", "goal", ""), ratios),
+        sides_table({"WeightWatcher": peer, **sides, "floor": floor}),
+        table(("ratio", "value", "goal", ""), ratios),
         *_agreement(peer["figures"], ours["same set"]["figures"]),
     ]
 
@@ -126,14 +122,14 @@ def _agreement(theirs: dict[str, dict[str, float]], ours: dict[str, dict[str, fl
         gaps = {name: abs(ours[name][metric] ** power / theirs[name][metric] - 1) for name in both}
         worst = max(gaps, key=gaps.__getitem__)
         label = metric if power == 1 else f"{metric}^{power}"
-        rows.append((*_ratio(label, gaps[worst], at_most=1e-4), worst))
+        rows.append((*ratio(label, gaps[worst], at_most=1e-4), worst))
     return [
         "## Agreement with WeightWatcher, from the same two runs",
         (
             f"Largest relative deviation over the {len(both)} layers that both analysed (WeightWatcher {len(theirs)}, "
             f"collapse {sum('alpha' in found for found in ours.values())})."
         ),
-        _table(("metric", "deviation", "goal", "", "largest at"), rows),
+        table(("metric", "deviation", "goal", "", "largest at"), rows),
     ]
 
 
@@ -154,25 +150,25 @@ def large(setting: Setting) -> list[str]:
     whole = peer["seconds"] * sizes.layers
     here = f"layer 0 alone ({len(subset)} matrices)"
     ratios = [
-        _ratio(f"WeightWatcher / collapse, same set, {here}", peer["seconds"] / one["seconds"]),
-        _ratio(
+        ratio(f"WeightWatcher / collapse, same set, {here}", peer["seconds"] / one["seconds"]),
+        ratio(
             f"WeightWatcher × {sizes.layers} layers (extrapolated) / collapse, same set, whole checkpoint",
             whole / ours["same set"]["seconds"],
         ),
-        _ratio(
+        ratio(
             f"WeightWatcher × {sizes.layers} layers (extrapolated) / collapse, all analyzers, whole checkpoint",
             whole / ours["all analyzers"]["seconds"],
         ),
-        _ratio(f"collapse, same set / floor, {here}", one["seconds"] / floor["seconds"], at_most=3),
-        _ratio(
+        ratio(f"collapse, same set / floor, {here}", one["seconds"] / floor["seconds"], at_most=3),
+        ratio(
             "all analyzers / same set, whole checkpoint",
             ours["all analyzers"]["seconds"] / ours["same set"]["seconds"],
         ),
         *(
-            _ratio(f"peak memory / limit of {limit / MIB:.0f} MiB, {name}", run["peak"] / limit, at_most=1)
+            ratio(f"peak memory / limit of {limit / MIB:.0f} MiB, {name}", run["peak"] / limit, at_most=1)
             for name, run in ours.items()
         ),
-        _ratio("bytes read / bytes of the files, all analyzers", ours["all analyzers"]["read"] / _bytes(folder)),
+        ratio("bytes read / bytes of the files, all analyzers", ours["all analyzers"]["read"] / _bytes(folder)),
     ]
     return [
         f"## A sharded checkpoint: {parameters / 1e9:.3g} billion parameters, bf16, synthetic",
@@ -185,7 +181,7 @@ def large(setting: Setting) -> list[str]:
             f"of WeightWatcher, the best of {setting.repeats} of the rest. The limit is 4 × the largest tensor + "
             "600 MiB. The bytes read include those of the digest."
         ),
-        _sides_table(
+        sides_table(
             {
                 f"WeightWatcher, {here}": peer,
                 f"collapse, same set, {here}": one,
@@ -193,7 +189,7 @@ def large(setting: Setting) -> list[str]:
                 **{f"collapse, {name}, whole": run for name, run in ours.items()},
             }
         ),
-        _table(("ratio", "value", "goal", ""), ratios),
+        table(("ratio", "value", "goal", ""), ratios),
     ]
 
 
@@ -201,14 +197,14 @@ def startup(setting: Setting) -> list[str]:
     """What a person waits for before anything is read."""
     collapse = _wall([sys.executable, "-m", "collapse_cli", "--help"], repeats=5 * setting.repeats)
     torch = _wall([sys.executable, "-c", "import torch"], repeats=2 * setting.repeats)
-    rows = [_ratio("collapse --help / python -c 'import torch'", collapse / torch)]
+    rows = [ratio("collapse --help / python -c 'import torch'", collapse / torch)]
     return [
         "## Start-up",
         (
-            f"`collapse --help` {_number(collapse * 1e3)} ms (best of {5 * setting.repeats}), `import torch` "
-            f"{_number(torch * 1e3)} ms (best of {2 * setting.repeats}); files in the page cache."
+            f"`collapse --help` {number(collapse * 1e3)} ms (best of {5 * setting.repeats}), `import torch` "
+            f"{number(torch * 1e3)} ms (best of {2 * setting.repeats}); files in the page cache."
         ),
-        _table(("ratio", "value", "goal", ""), rows),
+        table(("ratio", "value", "goal", ""), rows),
     ]
 
 
@@ -219,7 +215,7 @@ def reading(setting: Setting) -> list[str]:
     if run["figures"]:
         raise SystemExit("codebook-geometry accepted a tensor of a Llama")
     rows = [
-        _ratio(
+        ratio(
             "bytes read / bytes of the files", run["read"] / _bytes(folder), at_most=None if setting.is_quick else 0.001
         )
     ]
@@ -228,9 +224,9 @@ def reading(setting: Setting) -> list[str]:
         (
             "The sharded checkpoint with an analyzer that accepts none of its tensors (codebook-geometry): "
             f"{run['read']:,} bytes read (`rchar` of the process during the scan, configuration and index included) of "
-            f"{_bytes(folder):,}, in {_number(run['seconds'] * 1e3)} ms."
+            f"{_bytes(folder):,}, in {number(run['seconds'] * 1e3)} ms."
         ),
-        _table(("ratio", "value", "goal", ""), rows),
+        table(("ratio", "value", "goal", ""), rows),
     ]
 
 
@@ -259,62 +255,6 @@ def _wall(command: Sequence[str], *, repeats: int) -> float:
     return best
 
 
-def _ratio(
-    label: str, value: float, *, at_least: float | None = None, at_most: float | None = None
-) -> tuple[str, str, str, str]:
-    """A row: label, value in bold, goal, and whether it is met."""
-    if at_least is not None:
-        goal, is_met = f"≥ {at_least:g}", value >= at_least
-    elif at_most is not None:
-        goal, is_met = f"≤ {at_most:g}", value <= at_most
-    else:
-        return label, f"**{_number(value)}**", "", ""
-    return label, f"**{_number(value)}**", goal, "✓" if is_met else "✗"
-
-
-def _number(value: float) -> str:
-    """Three significant digits."""
-    if value == 0 or 1e-3 <= abs(value) < 1e5:
-        text = f"{value:#.3g}".rstrip(".")
-        return f"{float(text):.0f}" if "e" in text else text
-    return f"{value:.2e}"
-
-
-def _sides_table(sides: dict[str, dict[str, Any]]) -> str:
-    rows = [
-        (name, _number(run["seconds"]), _number(run["peak"] / MIB), _number(run["before"] / MIB))
-        for name, run in sides.items()
-    ]
-    return _table(("side", "seconds", "peak MiB", "MiB before it began"), rows)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _machine() -> str:
-    model = platform.processor() or platform.machine()
-    described = Path("/proc/cpuinfo")
-    if described.is_file():
-        names = [line.split(":", 1)[1].strip() for line in described.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
-    versions = ", ".join(
-        f"{name} {importlib.metadata.version(name)}"
-        for name in ("collapse-cli", "torch", "numpy", "scipy", "transformers", "weightwatcher")
-    )
-    rows = [
-        ("date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
-        ("command", f"`python bench/run.py {' '.join(sys.argv[1:])}`".replace(" `", "`")),
-        ("processor", f"{model}, {psutil.cpu_count(logical=False)} cores, {psutil.cpu_count()} threads"),
-        ("memory", f"{psutil.virtual_memory().total / (1 << 30):.0f} GiB"),
-        ("load before", " ".join(f"{load:.2f}" for load in psutil.getloadavg())),
-        ("system", f"{platform.system()} {platform.release()}, Python {platform.python_version()}"),
-        ("versions", versions),
-    ]
-    return _table(("", ""), rows)
-
-
 def _say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
@@ -336,7 +276,7 @@ def main() -> None:
             "`num_pl_spikes` is our `tail_count`; the spikes of random-matrix are another quantity, which it does not "
             "compute by default, and come with the spectrum of the shuffled entries, hence the row with it."
         ),
-        _machine(),
+        machine(),
     ]
     for name, section in SECTIONS.items():
         if chosen.only in (None, name):

@@ -100,7 +100,7 @@ def subject(identity: str = "runs/7/rank_collapse.safetensors", **changes: Any) 
     return replace(plain, **changes)
 
 
-def report(*subjects: Subject, policy: Policy = Policy(), manuals: tuple[Manual, ...] = (RANK, LAW)) -> Report:  # noqa: B008
+def report(*subjects: Subject, policy: Policy = Policy(), manuals: tuple[Manual, ...] = (RANK, LAW)) -> Report:
     """The subjects judged, with a provenance that never changes."""
     judged = [judge(one, manuals, policy) for one in subjects]
     outcome = verdict(judged, policy)
@@ -162,7 +162,7 @@ def deep(layers: int = 300) -> Report:
         subject(
             coverage=Coverage(layers, layers, layers),
             sites=tuple(Site(name, (64, 64), "F32", index, Role.MLP_IN) for index, name in enumerate(names)),
-            measurements=tuple(ratio(name, 0.01 + 1e-4 * index) for index, name in enumerate(names)),
+            measurements=tuple(ratio(name, 0.01 + 1e-6 * index) for index, name in enumerate(names)),
         )
     )
 

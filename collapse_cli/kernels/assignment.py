@@ -114,9 +114,11 @@ def mean_cosine(block: Block) -> float:
     return max(-1.0, min(1.0, (squares - len(alive)) / (len(alive) * (len(alive) - 1))))
 
 
-def _units(expert: Parts) -> Float[Tensor, "hidden features"]:
-    """Unit vectors of the hidden units, float32; a unit of zeros stays one."""
+def _units(expert: Parts, chosen: Int[Tensor, " units"] | None = None) -> Float[Tensor, "hidden features"]:
+    """Unit vectors of the hidden units, or of the chosen ones, float32; a unit of zeros stays one."""
     parts = [_unit_axis_first(weight) for weight in expert]
+    if chosen is not None:
+        parts = [part[chosen.to(part.device)] for part in parts]
     scale = max(float(part.abs().max()) for part in parts)
     # divided before it is rounded where float32 could not hold the entries
     scaled = [(part if part.dtype is torch.float64 else part.float()) / (scale or 1.0) for part in parts]
@@ -134,7 +136,8 @@ def alignment(block: Block) -> Alignment:
     experts = experts_of(block)
     if isinstance(experts, str):
         raise ValueError(experts)  # noqa: TRY004 - the block is at fault, not its type
-    count, (hidden, features) = len(experts), _units(experts[0]).shape
+    count, sides = len(experts), [_unit_axis_first(weight).shape for weight in experts[0]]
+    hidden, features = sides[0][0], sum(width for _, width in sides)
     generator, per_unit = block.generator(), 2.0 * hidden * features * count
     units = max(min(hidden, _FEWEST_UNITS), min(hidden, int(_BUDGET / (per_unit * count))))
     queries = max(2, min(count, int(_BUDGET / (per_unit * units))))
@@ -175,7 +178,7 @@ def _bounds(
 
     Both directions bound the assignment from above, and so does their mean.
     """
-    asked = torch.cat([_units(experts[index])[chosen.to(experts[index][0].matrix.device)] for index in queried])
+    asked = torch.cat([_units(experts[index], chosen) for index in queried])
     one_way = torch.zeros(len(queried), len(experts), dtype=torch.float64)
     for position, expert in enumerate(experts):
         units = _units(expert).T

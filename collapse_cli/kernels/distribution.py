@@ -50,13 +50,13 @@ GAUSSIAN_P99 = 2.5758293035489004
 _PATTERNS = ((1, 4), (2, 4), (4, 8))
 
 
-def _pieces(weight: Weight, entries: int = _BLOCK_ENTRIES) -> Iterator[tuple[slice, slice, Tensor]]:
+def _pieces(weight: Weight) -> Iterator[tuple[slice, slice, Tensor]]:
     """The matrix in pieces of whole rows, or of parts of one row where a row is longer; with their rows and columns."""
     matrix = weight.matrix
     # on a GPU the kernel launches cost more than the memory
-    entries = entries if matrix.device.type == "cpu" else 1 << 24
+    entries = _BLOCK_ENTRIES if matrix.device.type == "cpu" else 1 << 24
     rows, columns = matrix.shape
-    height, width = max(1, entries // max(columns, 1)), max(entries, 1)
+    height, width = max(1, entries // max(columns, 1)), entries
     for start in range(0, rows, height):
         for left in range(0, columns, width):
             part = slice(start, min(start + height, rows)), slice(left, min(left + width, columns))
@@ -84,11 +84,8 @@ def _unit(weight: Weight) -> float:
 
 
 def _zeros_of_pieces(weight: Weight) -> tuple[int, ...]:
-    """Exact zeros in each of the pieces; empty if there are none."""
-    if not int(weight.get(_histogram)[0]):
-        return ()
-    counts: list[int] = torch.stack([piece.count_nonzero() for *_, piece in _pieces(weight)]).tolist()
-    return tuple(piece.numel() - count for count, (*_, piece) in zip(counts, _pieces(weight), strict=True))
+    """Exact zeros in each of the pieces."""
+    return weight.get(_histogram_and_zeros)[1]
 
 
 # --- moments ----------------------------------------------------------------------------------------------------------
@@ -187,13 +184,19 @@ def _kurtosis_within_rows(second: Tensor, fourth: Tensor, columns: int) -> float
 
 def _histogram(weight: Weight) -> Tensor:
     """Entries per bin of ∣w∣·unit as float32 words; int64 on the CPU. Bin 0 holds zeros and what is next to them."""
+    return weight.get(_histogram_and_zeros)[0]
+
+
+def _histogram_and_zeros(weight: Weight) -> tuple[Tensor, tuple[int, ...]]:
     counts = torch.zeros(_BINS, dtype=torch.int64, device=weight.tensor.device)
-    unit = weight.get(_unit)
-    for *_, piece in _pieces(weight, 4 * _BLOCK_ENTRIES):
+    unit, zeros = weight.get(_unit), []
+    for *_, piece in _pieces(weight):
         narrow = (piece if unit == 1.0 else piece * unit).float().contiguous()
         words = (narrow.view(torch.int32).reshape(-1) & 0x7FFFFFFF) >> _SHIFT
-        counts += torch.bincount(words, minlength=_BINS)
-    return counts.cpu()
+        its = torch.bincount(words, minlength=_BINS)
+        zeros.append(piece.numel() - int(piece.count_nonzero()) if int(its[0]) else 0)
+        counts += its
+    return counts.cpu(), tuple(zeros)
 
 
 @cache

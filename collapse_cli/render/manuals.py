@@ -30,7 +30,7 @@ def listed(manuals: Sequence[Manual], form: str) -> str:
         writer.writerows(_entry(manual) | {"metrics": " ".join(m.name for m in manual.metrics)} for manual in manuals)
         return stream.getvalue()
     if form == "md":
-        rows = [f"| `{m.name}` | {m.family} | {m.view} | {m.summary} |" for m in manuals]
+        rows = [_cells(f"`{m.name}`", m.family, m.view, m.summary) for m in manuals]
         return "\n".join(["| analyzer | family | view | answers |", "|---|---|---|---|", *rows]) + "\n"
     width = max((len(manual.name) for manual in manuals), default=0)
     lines: list[str] = []
@@ -76,6 +76,11 @@ def _plain(value: object) -> object:
 
 def _json(value: object) -> str:
     return json_safe(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
+
+
+def _cells(*cells: str) -> str:
+    """One row of a Markdown table; a bar in a cell (`|cos|`) is not the end of it."""
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _limit(limit: Limit | None) -> str:
@@ -133,7 +138,7 @@ def _markdown(manual: Manual) -> str:
     lines += [f"Family `{manual.family}` · takes {manual.accepts} · {manual.confidence}", "", manual.text, ""]
     lines += ["## Metrics", "", "| metric | says | null | warning | error |", "|---|---|---|---|---|"]
     lines += [
-        f"| `{metric.name}` | {metric.says} | {metric.null or ''} | {_limit(metric.warn)} | {_limit(metric.error)} |"
+        _cells(f"`{metric.name}`", metric.says, metric.null or "", _limit(metric.warn), _limit(metric.error))
         for metric in manual.metrics
     ]
     lines += ["", "## What to try", "", manual.remedy, "", "## References", ""]

@@ -4,7 +4,7 @@ A source turns bytes into tensors and measures nothing. Opening one reads header
 can be validated without the numbers, so that a later `read` can fail only because the file changed or the disk did.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, final, runtime_checkable
 
@@ -50,7 +50,8 @@ class Checkpoint(Protocol):
     `path` as the user gave it; `format` is `safetensors`, `torch-zip`, `sharded`, `numpy`, `memory`; `nbytes` of all
     files; `files` are the files that hold the bytes; `config` is `config.json` (`{}` without one), `adapter` is
     `adapter_config.json`; `unreadable` says which tensors exist but cannot be read, and why; `optimizer` describes
-    saved optimizer state; `layout` is None for a single file.
+    saved optimizer state; `layout` is None for a single file; `metadata` is the free text inside the file
+    (`__metadata__` of safetensors), `{}` without any.
     """
 
     path: str
@@ -63,6 +64,7 @@ class Checkpoint(Protocol):
     optimizer: tuple[OptimizerGroup, ...]
     layout: ShardLayout | None
     notices: tuple[str, ...]
+    metadata: Mapping[str, str]
 
     def sites(self) -> Sequence[Site]:
         """Every stored tensor that can be read, in file order, named without wrapper prefixes; headers only."""
@@ -75,6 +77,12 @@ class Checkpoint(Protocol):
 
         Raises:
             UnreadableCheckpoint: the bytes are not there any more.
+        """
+
+    def row_reader(self, name: str) -> "Callable[[int, int], Tensor] | None":
+        """A function that reads rows from `begin` up to `end` along the first axis, their bytes only.
+
+        None where the layout gives whole tensors only: compressed, or not in row order.
         """
 
     def close(self) -> None:

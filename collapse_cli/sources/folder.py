@@ -62,6 +62,7 @@ def presented_as(path: str, checkpoint: Checkpoint) -> StoredCheckpoint:
         optimizer=checkpoint.optimizer,
         layout=checkpoint.layout,
         notices=checkpoint.notices,
+        metadata=checkpoint.metadata,
     )
 
 

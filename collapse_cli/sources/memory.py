@@ -1,6 +1,6 @@
 """Tensors in memory as a checkpoint: the double that examples and tests use; nothing else is faked."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, final
 
 from collapse_cli.core.layout import ShardLayout
@@ -31,10 +31,12 @@ class MemoryCheckpoint:
         adapter: Mapping[str, Any],
         layout: ShardLayout | None,
         optimizer: Iterable[OptimizerGroup],
+        metadata: Mapping[str, str],
     ) -> None:
         self.path, self.layout, self.optimizer = path, layout, tuple(optimizer)
         self.config: Mapping[str, Any] = dict(config)
         self.adapter: Mapping[str, Any] = dict(adapter)
+        self.metadata: Mapping[str, str] = dict(metadata)
         self.files: tuple[str, ...] = ()
         self.unreadable: tuple[Skip, ...] = ()
         self.notices: tuple[str, ...] = ()
@@ -68,6 +70,11 @@ class MemoryCheckpoint:
         self.reads.append(name)
         return self._tensors[name].clone()
 
+    def row_reader(self, name: str) -> "Callable[[int, int], Tensor] | None":
+        """What copies the rows from `begin` up to `end`; None for a scalar."""
+        tensor = self._tensors[name]
+        return (lambda begin, end: tensor[begin:end].clone()) if tensor.dim() else None
+
     def close(self) -> None:
         """Release the tensors."""
         self._tensors = {}
@@ -82,6 +89,7 @@ def memory_checkpoint(
     index: Mapping[str, str] | None = None,
     path: str = "memory",
     optimizer: Iterable[OptimizerGroup] = (),
+    metadata: Mapping[str, str] | None = None,
 ) -> MemoryCheckpoint:
     """A checkpoint over numpy arrays or torch tensors; `shards` and `index` make it a sharded one (`ShardLayout`)."""
     return MemoryCheckpoint(
@@ -91,6 +99,7 @@ def memory_checkpoint(
         adapter=adapter or {},
         layout=_layout(shards, index),
         optimizer=optimizer,
+        metadata=metadata or {},
     )
 
 

@@ -1,6 +1,7 @@
 """NumPy files: `.npy` holds one array, `.npz` is a zip of them; nothing is ever unpickled."""
 
 import ast
+import json
 import re
 import zipfile
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from collapse_cli.sources.buffers import Buffers
 from collapse_cli.sources.bytes import ByteSource, open_local
 from collapse_cli.sources.configuration import configuration_beside
 from collapse_cli.sources.quoting import quoted
-from collapse_cli.sources.stored import StoredCheckpoint, StoredTensor, filled
+from collapse_cli.sources.stored import StoredCheckpoint, StoredTensor, filled, filled_rows
 from collapse_cli.sources.unwrap import strip_prefixes
 from collapse_cli.sources.zip_member import ZIP_FAULTS, Member, member_beginning, member_of, member_values
 
@@ -29,6 +30,9 @@ __all__ = ["ArrayHeader", "open_npy", "open_npz", "parse_array_header"]
 
 #: numpy.lib.format reads no longer header either (`_MAX_HEADER_SIZE`); ours are a few dozen bytes.
 HEADER_LIMIT = 10_000
+#: A 0-d array of text in which an archive carries what safetensors has in `__metadata__`: a JSON object of strings.
+_METADATA = "collapse.metadata.npy"
+_LONGEST_METADATA = 4_000_000
 _MAGIC = b"\x93NUMPY"
 _DTYPES = {
     "b1": "BOOL",
@@ -82,7 +86,8 @@ def open_npy(path: Path) -> StoredCheckpoint:
         source.close()
         raise
     origin = Origin(source.where, header.length, end)
-    checkpoint = _checkpoint(source, [(path.stem, header, origin, partial(source.read_into, header.length))], path)
+    whole, rows = partial(source.read_into, header.length), partial(_fill_from, source, header.length)
+    checkpoint = _checkpoint(source, [(path.stem, header, origin, whole, rows)], path)
     if header.dtype is not None and end < source.size:
         checkpoint.notices += (f"the {source.size - end:,} bytes after the array were not read",)
     return checkpoint
@@ -97,11 +102,15 @@ def open_npz(path: Path) -> StoredCheckpoint:
     """
     source = open_local(path)
     try:
-        arrays = [_array(source, member) for member in _members(path, source)]
+        members = _members(path, source)
+        metadata = _metadata(source, [member for member in members if member.name == _METADATA])
+        arrays = [_array(source, member) for member in members if member.name != _METADATA]
     except BaseException:
         source.close()
         raise
-    return _checkpoint(source, arrays, path)
+    checkpoint = _checkpoint(source, arrays, path)
+    checkpoint.metadata = metadata
+    return checkpoint
 
 
 def parse_array_header(beginning: bytes, where: str, name: str) -> ArrayHeader:
@@ -179,7 +188,25 @@ def _members(path: Path, source: ByteSource) -> list[Member]:
     return [member_of(item, source) for item in sorted(listed, key=lambda item: item.header_offset)]
 
 
-_Array = tuple[str, ArrayHeader, Origin, Callable[[memoryview], None]]
+def _metadata(source: ByteSource, members: list[Member]) -> dict[str, str]:
+    if not members:
+        return {}
+    (member,) = members
+    header = parse_array_header(member_beginning(source, member, HEADER_LIMIT), source.where, "collapse.metadata")
+    if header.shape != () or not re.fullmatch(r"[<=]?U\d+", header.descr) or member.size > _LONGEST_METADATA:
+        _refuse(source.where, 'array "collapse.metadata" should be one text, it is not')
+    text = bytearray(member.size - header.length)
+    member_values(source, member, header.length, memoryview(text))
+    try:
+        said = json.loads(text.decode("utf-32-le").rstrip("\0"))
+    except (ValueError, RecursionError):
+        said = None
+    if not isinstance(said, dict) or not all(isinstance(value, str) for value in said.values()):
+        _refuse(source.where, 'array "collapse.metadata" should be a JSON object of strings, it is not')
+    return said
+
+
+_Array = tuple[str, ArrayHeader, Origin, Callable[[memoryview], None], Callable[[int, memoryview], None] | None]
 
 
 def _array(source: ByteSource, member: Member) -> _Array:
@@ -193,7 +220,12 @@ def _array(source: ByteSource, member: Member) -> _Array:
         )
     begin = member.begin if member.is_deflated else member.begin + header.length
     origin = Origin(source.where, begin, member.end)
-    return name, header, origin, partial(member_values, source, member, header.length)
+    rows = None if member.is_deflated else partial(_fill_from, source, begin)
+    return name, header, origin, partial(member_values, source, member, header.length), rows
+
+
+def _fill_from(source: ByteSource, begin: int, offset: int, buffer: memoryview) -> None:
+    source.read_into(begin + offset, buffer)
 
 
 def _checkpoint(source: ByteSource, arrays: list[_Array], path: Path) -> StoredCheckpoint:
@@ -201,12 +233,16 @@ def _checkpoint(source: ByteSource, arrays: list[_Array], path: Path) -> StoredC
     beside = configuration_beside(path)
     tensors, unreadable = [], []
     buffers = Buffers()
-    for name, header, origin, fill in arrays:
+    for name, header, origin, fill, fill_from in arrays:
         if header.dtype is None:
             unreadable.append(Skip(None, names[name], f"{header.descr} is no dtype of numbers that is read"))
             continue
         site = Site(names[name], header.shape, header.dtype)
-        tensors.append(StoredTensor(site, origin, partial(_tensor, site, header, source.where, fill, buffers)))
+        read_rows = None
+        if fill_from is not None and site.shape and not header.is_fortran and not header.is_swapped:
+            read_rows = filled_rows(site, source.where, fill_from, buffers)
+        whole = partial(_tensor, site, header, source.where, fill, buffers)
+        tensors.append(StoredTensor(site, origin, whole, read_rows))
     return StoredCheckpoint(
         path=source.where,
         format="numpy",

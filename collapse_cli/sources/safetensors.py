@@ -11,7 +11,7 @@ from collapse_cli.sources.bytes import ByteSource, open_local
 from collapse_cli.sources.configuration import configuration_beside
 from collapse_cli.sources.dtypes import NOT_DEQUANTISED
 from collapse_cli.sources.safetensors_header import Entry, Header, header_end, parse_entries, parse_header
-from collapse_cli.sources.stored import StoredCheckpoint, StoredTensor, filled
+from collapse_cli.sources.stored import StoredCheckpoint, StoredTensor, filled, filled_rows
 from collapse_cli.sources.unwrap import strip_prefixes
 
 __all__ = ["open_safetensors", "safetensors_checkpoint", "whole_tensors"]
@@ -67,6 +67,7 @@ def safetensors_checkpoint(
         tensors=tensors,
         release=source.close,
         unreadable=unreadable,
+        metadata=header.metadata,
     )
 
 
@@ -93,4 +94,11 @@ def _stored(source: ByteSource, entry: Entry, name: str, buffers: Buffers) -> St
     site = Site(name, entry.shape, entry.dtype)
     origin = Origin(source.where, entry.begin, entry.end)
     fill = partial(source.read_into, entry.begin)
-    return StoredTensor(site, origin, partial(filled, site, source.where, fill, buffers))
+    read_rows = None
+    if site.shape:
+        read_rows = filled_rows(site, source.where, partial(_fill_from, source, entry.begin), buffers)
+    return StoredTensor(site, origin, partial(filled, site, source.where, fill, buffers), read_rows)
+
+
+def _fill_from(source: ByteSource, begin: int, offset: int, buffer: memoryview) -> None:
+    source.read_into(begin + offset, buffer)

@@ -17,17 +17,18 @@ from collapse_cli.sources.dtypes import BITS, torch_dtype
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["StoredCheckpoint", "StoredTensor", "filled", "renamed", "stored_tensors"]
+__all__ = ["StoredCheckpoint", "StoredTensor", "filled", "filled_rows", "renamed", "stored_tensors"]
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """One tensor of a file: what its header says, where its bytes lie, and how they are read."""
+    """One tensor of a file: what its header says, where its bytes lie, and how they are read, whole or by rows."""
 
     site: Site
     origin: Origin
     read: "Callable[[], Tensor]"
+    read_rows: "Callable[[int, int], Tensor] | None" = None
 
 
 @final
@@ -47,6 +48,7 @@ class StoredCheckpoint:
     optimizer: tuple[OptimizerGroup, ...] = ()
     layout: ShardLayout | None = None
     notices: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
     _by_name: dict[str, StoredTensor] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -69,6 +71,10 @@ class StoredCheckpoint:
         """
         return self._by_name[name].read()
 
+    def row_reader(self, name: str) -> "Callable[[int, int], Tensor] | None":
+        """What reads the rows from `begin` up to `end`; None where the layout gives whole tensors only."""
+        return self._by_name[name].read_rows
+
     def close(self) -> None:
         """Release the files."""
         self.release()
@@ -77,7 +83,9 @@ class StoredCheckpoint:
 def stored_tensors(checkpoint: Checkpoint) -> list[StoredTensor]:
     """The tensors of any checkpoint, to make them part of another."""
     return [
-        StoredTensor(site, checkpoint.origin(site.name), partial(checkpoint.read, site.name))
+        StoredTensor(
+            site, checkpoint.origin(site.name), partial(checkpoint.read, site.name), checkpoint.row_reader(site.name)
+        )
         for site in checkpoint.sites()
     ]
 
@@ -113,3 +121,16 @@ def filled(site: Site, where: str, fill: Callable[[memoryview], None], buffers: 
     if nbytes:
         fill(memory.numpy().data)
     return memory.view(dtype).reshape(site.shape)
+
+
+def filled_rows(
+    site: Site, where: str, fill: "Callable[[int, memoryview], None]", buffers: Buffers
+) -> "Callable[[int, int], Tensor]":
+    """What reads rows of a tensor that lies in row order; `fill` begins at a byte counted from its first value."""
+    row_bytes = prod(site.shape[1:]) * (BITS.get(site.dtype, 128) // 8)
+
+    def read_rows(begin: int, end: int) -> "Tensor":
+        window = replace(site, shape=(end - begin, *site.shape[1:]))
+        return filled(window, where, partial(fill, begin * row_bytes), buffers)
+
+    return read_rows

@@ -3,7 +3,7 @@
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -92,7 +92,15 @@ def _checkpoint(archive: _Archive, *, is_stripped: bool) -> StoredCheckpoint:
         config=unwrapped.hyper_parameters,
         unreadable=tuple(unreadable),
         optimizer=unwrapped.optimizer,
+        metadata=_metadata(archive.pickle.tree),
     )
+
+
+def _metadata(tree: Any) -> dict[str, str]:
+    """The strings of the `metadata` dict that a dump carries beside its tensors."""
+    said = tree.get("metadata") if isinstance(tree, dict) else None
+    members = said.items() if isinstance(said, dict) else ()
+    return {key: value for key, value in members if isinstance(key, str) and isinstance(value, str)}
 
 
 def _roles(groups: Iterable[OptimizerGroup]) -> dict[str, Role]:
@@ -252,7 +260,20 @@ def _stored(archive: _Archive, tensor: TensorRef, site: Site) -> StoredTensor:
     if end > declared:
         _refuse(source, f"tensor {name} should end at byte {end:,} of its storage, that has {declared:,}")
     origin = Origin(source.where, member.begin + begin, member.begin + end)
-    return StoredTensor(site, origin, partial(_values, archive, tensor, site, origin.begin))
+    read_rows = partial(_rows, archive, tensor, site, member.begin) if _lies_in_rows(tensor) else None
+    return StoredTensor(site, origin, partial(_values, archive, tensor, site, origin.begin), read_rows)
+
+
+def _lies_in_rows(tensor: TensorRef) -> bool:
+    """Whether each row ends before the next begins, so that a range of rows is a range of bytes."""
+    return bool(tensor.shape) and tensor.stride[0] >= _span(replace(tensor, shape=(1, *tensor.shape[1:])))
+
+
+def _rows(archive: _Archive, tensor: TensorRef, site: Site, storage_begin: int, begin: int, end: int) -> "Tensor":
+    shape = (end - begin, *tensor.shape[1:])
+    window = replace(tensor, offset=tensor.offset + begin * tensor.stride[0], shape=shape)
+    first = storage_begin + window.offset * ITEM_BYTES[site.dtype]
+    return _values(archive, window, replace(site, shape=shape), first)
 
 
 def _values(archive: _Archive, tensor: TensorRef, site: Site, begin: int) -> "Tensor":

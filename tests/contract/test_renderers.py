@@ -31,7 +31,7 @@ LOOKS = {
 }
 
 
-def rendered(form: str, given: Report, look: Look = Look()) -> str:  # noqa: B008
+def rendered(form: str, given: Report, look: Look = Look()) -> str:
     return RENDERERS[form](given, look)
 
 

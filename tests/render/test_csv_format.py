@@ -42,7 +42,7 @@ def test_numbers_come_back_to_the_bit() -> None:
     values = [0.1 + 0.2, 1e-300, -1 / 3, 123456789.123456789]
     text = RENDERERS["csv"](report(subject(measurements=tuple(ratio(f"s{v}", v) for v in values))), Look())
     assert [float(row["value"]) for row in csv.DictReader(io.StringIO(text))] == values
-    assert pandas.read_csv(io.StringIO(text), float_precision="round_trip")["value"].tolist() == values
+    assert pandas.read_csv(io.StringIO(text), dtype={"value": str})["value"].map(float).tolist() == values
     assert text.isascii()
     assert "\r" not in text
 

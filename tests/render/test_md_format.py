@@ -16,7 +16,7 @@ def test_verdict_subjects_findings_and_what_was_not_done() -> None:
 
 
 def test_more_than_a_job_summary_takes_is_cut_and_says_so() -> None:
-    text = RENDERERS["md"](deep(6_000), Look())
+    text = RENDERERS["md"](deep(8_000), Look())
     assert 800_000 < len(text.encode()) <= 901_000
     assert text.splitlines()[-1].startswith("+")
     assert text.splitlines()[-1].endswith(" more lines: the JSON report has them all")

@@ -136,8 +136,9 @@ def codebook_geometry(block: "Block") -> Iterator[Measurement | Skip]:
     ## Limits
     The stored table is not always the codebook: a projected one is multiplied out first and unit codebooks are
     normalised (evidence says which). Whether codes are used on data, only a dump of codes tells. The initialiser's box
-    is a custom, not a law: a model with another one scores 0, and a codebook of very small scale scores 1 without being
-    untrained, so `init_box_share` never gives more than a warning. In fewer than 20 dimensions the rank cannot fall
+    is a custom, not a law: a model with another one scores 0, and `init_box_share` never gives more than a warning. A
+    codebook that lies inside it as a whole is untrained or of very small scale, which is skipped, as are counts that
+    are all zero. In fewer than 20 dimensions the rank cannot fall
     below its limit. Quantisers without a table (FSQ, LFQ) have no codebook to look at. Beyond 65,536 codes distances
     are not taken.
     """
@@ -168,12 +169,15 @@ def codebook_geometry(block: "Block") -> Iterator[Measurement | Skip]:
             yield _unused(codebook.site.name, usage, evidence=evidence)
 
 
-def _spread(codebook: "Weight", *, is_unit: bool, evidence: dict[str, Any]) -> Iterator[Measurement]:
+def _spread(codebook: "Weight", *, is_unit: bool, evidence: dict[str, Any]) -> Iterator[Measurement | Skip]:
     name, (codes, dimension) = codebook.site.name, codebook.matrix.shape
     rank = kernels.spectrum.entropy_rank(codebook.get(kernels.codebooks.code_energies))
     yield EFFECTIVE_RANK.at(name, rank, kernels.codebooks.code_rank_null(codes, dimension), **evidence)
     boxed, fill = kernels.codebooks.boxed_codes(codebook)
-    yield INIT_BOX_SHARE.at(name, boxed / codes, 0.0, boxed=boxed, box=1 / codes, box_fill=fill, **evidence)
+    if boxed == codes:
+        yield skip(name, f"init_box_share: all codes lie inside ±1/{codes}: an untrained codebook, or one of small scale")
+    else:
+        yield INIT_BOX_SHARE.at(name, boxed / codes, 0.0, boxed=boxed, box=1 / codes, box_fill=fill, **evidence)
     norms = codebook.get(kernels.spectrum.row_norms)
     mean = float(norms.mean())
     variation = float(norms.std(correction=0)) / mean if mean > 0.0 else 0.0
@@ -200,8 +204,10 @@ def _distances(codebook: "Weight", *, evidence: dict[str, Any]) -> Iterator[Meas
     yield NEIGHBOUR_RATIO.at(name, ratio, null, median_distance=median, **evidence)
 
 
-def _unused(name: str, usage: "Weight", *, evidence: dict[str, Any]) -> Measurement:
+def _unused(name: str, usage: "Weight", *, evidence: dict[str, Any]) -> Measurement | Skip:
     counts = usage.tensor.reshape(-1).double().clamp_min(0.0)
     mean = float(counts.mean())
-    unused = int((counts < _UNUSED * mean).sum()) if mean > 0.0 else counts.numel()
+    if mean == 0.0:
+        return skip(name, "unused_code_share: no code was counted yet")
+    unused = int((counts < _UNUSED * mean).sum())
     return UNUSED_CODE_SHARE.at(name, unused / counts.numel(), unused=unused, mean_count=mean, **evidence)

@@ -124,7 +124,8 @@ def random_matrix(weight: "Weight") -> Iterator[Measurement | Skip]:
 
     ## Limits
     The scale of the noise comes from the median singular value, which holds while less than half of the spectrum is
-    signal; layers whose lower half is rounding are skipped. `traps` finds single entries larger than about
+    signal; layers whose lower half is rounding are skipped, and `spike_energy` is not given where more than a third of
+    the directions are spikes (tables of sines and cosines have half). `traps` finds single entries larger than about
     (rows·columns)^(1/4) noise deviations and nothing deeper: see `weight-outliers`; it and `rand_distance` are
     experimental and never judged. Orthogonal matrices have no such bulk. Sides beyond 256 are shuffled once instead of
     three times, and matrices of more than four million entries not at all.
@@ -146,7 +147,10 @@ def random_matrix(weight: "Weight") -> Iterator[Measurement | Skip]:
     overlaps = [law.planted_overlap(float(energy), scale, rows, columns) for energy in energies[: min(spikes, 8)]]
     yield MP_SIGMA.at(name, scale, weight.get(kernels.spectrum.root_mean_square))
     yield SPIKES.at(name, spikes, 0.0, edge=edge, threshold=threshold, strongest_overlaps=overlaps)
-    yield SPIKE_ENERGY.at(name, float(energies[:spikes].sum() / energies.sum()), 0.0, spikes=spikes, side=side)
+    if 3 * spikes > side:
+        yield skip(name, f"spike_energy: {spikes} of {side} directions are spikes, too few are left to tell the noise")
+    else:
+        yield SPIKE_ENERGY.at(name, float(energies[:spikes].sum() / energies.sum()), 0.0, spikes=spikes, side=side)
     yield MP_SOFTRANK.at(name, edge / float(energies[0]), 1.0)
     yield BULK_DISTANCE.at(
         name, law.bulk_distance(values, rows, columns), law.bulk_distance_null(rows, columns), bulk=side - spikes

@@ -41,7 +41,7 @@ DEAD_ROW_SHARE = _share(
 )
 DEAD_COLUMN_SHARE = _share(
     "dead_column_share",
-    "Share of columns (inputs) whose norm is below a thousandth of the median column norm.",
+    "Share of inputs (columns; of a convolution: channels) whose norm is below a thousandth of their median norm.",
     "{dead} of {columns} inputs are read with weights below a thousandth of the median norm ({value:.3g} of all)",
 )
 DEAD_UNIT_SHARE = _share(
@@ -153,7 +153,7 @@ def _is_depthwise(weight: "Weight") -> bool:
     return len(weight.site.shape) > 2 and weight.site.shape[1] == 1
 
 
-def _matrix(weight: "Weight") -> Iterator[Measurement]:
+def _matrix(weight: "Weight") -> Iterator[Measurement | Skip]:
     name, (count_rows, count_columns) = weight.site.name, weight.matrix.shape
     if weight.site.role is not Role.HEAD:
         rows = weight.get(kernels.strength.dead_rows)
@@ -163,10 +163,13 @@ def _matrix(weight: "Weight") -> Iterator[Measurement]:
         yield STRENGTH_GINI.at(
             name, kernels.strength.gini(strengths), kernels.strength.gini_null(count_columns), **evidence
         )
-    columns = weight.get(kernels.strength.dead_columns)
-    yield DEAD_COLUMN_SHARE.at(
-        name, _mean(columns), 0.0, dead=int(columns.sum()), columns=count_columns, first=_first(columns)
-    )
+    # a channel is read through kh·kw columns, of which masked and causal convolutions leave some at zero by design
+    inputs = weight.site.shape[1] if len(weight.site.shape) > 2 else count_columns
+    if inputs < 16 or count_columns % inputs:
+        yield skip(name, f"dead_column_share: {inputs} input channels < 16")
+        return
+    columns = kernels.strength.is_dead(kernels.strength.channel_norms(weight, inputs))
+    yield DEAD_COLUMN_SHARE.at(name, _mean(columns), 0.0, dead=int(columns.sum()), columns=inputs, first=_first(columns))
 
 
 def _mean(mask: "Tensor") -> float:

@@ -54,11 +54,11 @@ VARIANCE_SPREAD = Metric(
 UNUSED_STATISTICS = Metric(
     "unused_statistics",
     "1",
-    "1 if no batch was counted, or running mean and variance are exactly 0 and 1; else 0.",
+    "1 if running mean and variance are exactly 0 and 1 although gain or shift have moved; else 0.",
     "lower",
     Limit("above", 1.0, "definition: evaluation mode then normalises by nothing", inclusive=True),
     null="0",
-    message="running statistics are as initialised ({reason}): evaluation mode normalises by nothing",
+    message="gain or shift were trained, running statistics never taken ({reason}): evaluation mode normalises by nothing",
 )
 
 
@@ -127,7 +127,8 @@ def normalization_scale(block: "Block") -> Iterator[Measurement | Skip]:
     store the gain minus one, the one is added first. `gain_max_ratio` finds the single channel that carries a layer, or
     a layer most of which is off. `constant_channel_share` counts batch-norm channels whose input did not vary; with a
     large gain such a channel amplifies noise 300 times. `unused_statistics` is 1 when the running statistics are
-    exactly as initialised.
+    exactly as initialised while the gain or the shift are not: of a layer that is all as initialised nothing is said,
+    it was never trained, and a counter of 0 beside statistics in use is what conversions leave.
 
     ## Limits
     A spread of gains over a decade is normal and is what channel slimming wants. A frozen batch norm that was folded to
@@ -151,7 +152,7 @@ def normalization_scale(block: "Block") -> Iterator[Measurement | Skip]:
     if variance is not None:
         eps = float(block.facts.get("eps", _VARIANCE_EPS))
         yield from _variances(name, variance, eps=eps)
-        yield _statistics(block, variance)
+        yield _statistics(block, gain, variance)
 
 
 def _not_applicable(block: "Block") -> str:
@@ -201,9 +202,14 @@ def _variances(name: str, variance: "Tensor", *, eps: float) -> Iterator[Measure
     yield VARIANCE_SPREAD.at(name, math.log10(high / low), 0.0, p1=low, p99=high)
 
 
-def _statistics(block: "Block", variance: "Tensor") -> Measurement:
-    counter, mean = _values(block, Role.NORM_COUNT), _values(block, Role.NORM_MEAN)
+def _statistics(block: "Block", gain: "Tensor | None", variance: "Tensor") -> Measurement | Skip:
+    counter, mean, bias = (_values(block, role) for role in (Role.NORM_COUNT, Role.NORM_MEAN, Role.NORM_BIAS))
     is_uncounted = counter is not None and counter.numel() == 1 and float(counter[0]) == 0.0
-    is_initial = mean is not None and not bool(mean.any()) and bool((variance == 1.0).all())
-    reason = "no batch was counted" if is_uncounted else "mean 0, variance 1" if is_initial else "in use"
-    return UNUSED_STATISTICS.at(block.site.name, float(is_uncounted or is_initial), 0.0, reason=reason)
+    if bool((variance != 1.0).any()) or (mean is not None and bool(mean.any())) or (mean is None and not is_uncounted):
+        return UNUSED_STATISTICS.at(block.site.name, 0.0, 0.0, reason="in use")
+    # a gain of zero is how residual branches begin
+    is_gain_moved = gain is not None and bool((gain != 1.0).any()) and bool(gain.any())
+    if not is_gain_moved and (bias is None or not bool(bias.any())):
+        return skip(block.site.name, "unused_statistics: the whole layer is as initialised")
+    reason = "no batch was counted" if is_uncounted else "mean 0, variance 1"
+    return UNUSED_STATISTICS.at(block.site.name, 1.0, 0.0, reason=reason)

@@ -74,7 +74,16 @@ def test_unused_codes():
     usage[7] = 2e-3
     found = measured(gaussian(100, 8), usage)["unused_code_share", SITE]
     assert (found.value, found.evidence["unused"]) == (0.07, 7)
-    assert measured(gaussian(100, 8), torch.zeros(100))["unused_code_share", SITE].value == 1.0
+
+
+def test_an_untrained_codebook_is_not_judged():
+    codes = (2 * torch.rand(100, 8, generator=torch.Generator().manual_seed(3)) - 1) / 100
+    results = list(codebook_geometry.run(block({Role.CODEBOOK: codes, Role.CODEBOOK_USAGE: torch.zeros(100)})))
+    assert {"init_box_share", "unused_code_share"}.isdisjoint(values(results))
+    assert reasons(results) == [
+        "init_box_share: all codes lie inside ±1/100: an untrained codebook, or one of small scale",
+        "unused_code_share: no code was counted yet",
+    ]
 
 
 def test_unit_codes_have_no_spread_of_norms():

@@ -65,6 +65,14 @@ def test_few_directions_over_next_to_no_noise_are_warned() -> None:
     assert not metric.warn.is_crossed(values(random_matrix.run(weight(planted(40, 30, 20))))["spike_energy"], None)
 
 
+def test_a_table_of_sines_has_no_noise_to_compare_with() -> None:
+    angles = torch.arange(512.0)[:, None] / 10000.0 ** (torch.arange(32) / 32)
+    results = list(random_matrix.run(weight(torch.cat([angles.sin(), angles.cos()], 1))))
+    assert values(results)["spikes"] > 64 / 3
+    assert "spike_energy" not in values(results)
+    assert any(reason.startswith("spike_energy: ") for reason in reasons(results))
+
+
 @pytest.mark.parametrize("matrix", [torch.zeros(40, 48), torch.full((40, 48), 0.1)])
 def test_without_a_bulk_it_is_skipped(matrix: torch.Tensor) -> None:
     results = list(random_matrix.run(weight(matrix)))

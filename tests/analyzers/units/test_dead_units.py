@@ -29,6 +29,17 @@ def test_a_tenth_of_the_rows_at_a_millionth():
     assert found["dead_column_share", "w"].value == pytest.approx(1 / 512)
 
 
+def test_a_convolution_is_read_by_channel():
+    kernel = gaussian(32, 20, 3, 3)
+    kernel[:, :, 1:, :] = 0.0  # causal: two rows of taps are masked
+    kernel[:, 4] = 0.0
+    dead = at(dead_units.run(weight(kernel, role=Role.CONV)))["dead_column_share", "w"]
+    assert (dead.value, dead.evidence["columns"], dead.evidence["first"]) == (1 / 20, 20, [4])
+    few = list(dead_units.run(weight(gaussian(32, 3, 7, 7), role=Role.CONV)))
+    assert "dead_column_share" not in values(few)
+    assert reasons(few) == ["dead_column_share: 3 input channels < 16"]
+
+
 def test_of_a_head_only_the_columns_are_judged():
     found = values(dead_units.run(weight(gaussian(32, 64), role=Role.HEAD)))
     assert set(found) == {"dead_column_share"}

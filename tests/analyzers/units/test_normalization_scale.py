@@ -72,13 +72,19 @@ def test_a_stored_offset_is_added():
     assert found["dead_gain_share"] == pytest.approx(4 / 64)
 
 
+UNTAKEN = {"mean": torch.zeros(64), "var": torch.ones(64)}
+
+
 @pytest.mark.parametrize(
     ("changes", "expected", "reason"),
     [
-        ({"count": torch.tensor([0.0])}, 1.0, "no batch was counted"),
-        ({"mean": torch.zeros(64), "var": torch.ones(64)}, 1.0, "mean 0, variance 1"),
+        (UNTAKEN | {"bias": torch.full((64,), 0.01)}, 1.0, "mean 0, variance 1"),
+        (UNTAKEN | {"gain": torch.linspace(0.9, 1.1, 64)}, 1.0, "mean 0, variance 1"),
+        (UNTAKEN | {"gain": torch.linspace(0.9, 1.1, 64), "count": torch.tensor([0.0])}, 1.0, "no batch was counted"),
         ({"mean": torch.zeros(64)}, 0.0, "in use"),
         ({"var": torch.ones(64)}, 0.0, "in use"),
+        # converted checkpoints hold statistics and a counter that nobody set
+        ({"count": torch.tensor([0.0])}, 0.0, "in use"),
     ],
 )
 @pytest.mark.parametrize("counted", [True, False])
@@ -90,6 +96,17 @@ def test_unused_statistics(changes, expected, reason, counted):
     assert (found.value, found.evidence["reason"]) == (expected, reason)
     limit = normalization_scale.manual.metric("unused_statistics").warn
     assert limit.is_crossed(found.value, found.null) == bool(expected)
+
+
+@pytest.mark.parametrize("gain", [torch.ones(64), torch.zeros(64), None])
+def test_a_layer_that_is_all_as_initialised_was_not_trained(gain):
+    members = batch_norm(**UNTAKEN, count=torch.tensor([0.0]))
+    members[Role.NORM_GAIN] = gain
+    if gain is None:
+        del members[Role.NORM_GAIN], members[Role.NORM_BIAS]
+    results = list(normalization_scale.run(block(members)))
+    assert "unused_statistics" not in values(results)
+    assert "unused_statistics: the whole layer is as initialised" in reasons(results)
 
 
 def test_configured_epsilon():
