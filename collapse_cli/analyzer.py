@@ -30,15 +30,17 @@ __all__ = [
     "Reference",
     "Role",
     "Skip",
+    "activation_analyzer",
     "block_analyzer",
     "checkpoint_analyzer",
+    "layers_analyzer",
     "on",
     "skip",
     "stored_analyzer",
     "weight_analyzer",
 ]
 
-ViewKind = Literal["stored", "weight", "block", "checkpoint"]
+ViewKind = Literal["stored", "weight", "block", "checkpoint", "activations", "layers"]
 Measure = Callable[[Any], Iterator[Measurement | Skip]]
 
 
@@ -53,12 +55,14 @@ class Acceptance:
     """Which views an analyzer takes, decided from headers alone, and the same in words.
 
     Weight and stored analyzers are asked with the site; block analyzers with the block's site and the roles it has;
+    activation and layers analyzers with the hook point's site, and `dump_roles` are the roles it must have;
     checkpoint analyzers with no site at all, and `is_accepted` then says which stored tensors they want hashed.
     """
 
     says: str
     is_accepted: Callable[[Site], bool]
     roles: frozenset[Role] = frozenset()
+    dump_roles: frozenset[str] = frozenset()
 
 
 @final
@@ -68,7 +72,7 @@ class Example:
 
     `shards` maps shard file to the tensors it holds, `index` tensor to shard file, for analyzers of the layout;
     `adapter` is `adapter_config.json`; `optimizer` are `sources.base.OptimizerGroup`s; `intent` is declared when the
-    example is judged.
+    example is judged. With `metadata` (it may be empty) the tensors are the arrays of a dump, `<site>/<role>`.
     """
 
     tensors: Mapping[str, Any]
@@ -78,6 +82,7 @@ class Example:
     shards: Mapping[str, tuple[str, ...]] | None = None
     index: Mapping[str, str] | None = None
     intent: str | None = None
+    metadata: Mapping[str, str] | None = None
 
 
 @final
@@ -89,7 +94,9 @@ class Analyzer:
     then handed a `Block` as well as each `Weight`. `unmoved_by` names the transformations (of
     `tests/contract/transformations.py`) that must not move any of its
     `unmoved_metrics` (all of them if empty). `reads_non_finite`: it is also shown tensors with NaN or inf in them.
-    `tolerance` is the relative error allowed between dtypes and devices.
+    `tolerance` is the relative error allowed between dtypes and devices. Of an analyzer of dumps, `needs` are the
+    accumulators it reads (`moments`, `class_moments(features,groups)`, see `kernels/needs.py`) and `uses` the roles it
+    reads where they are there, beyond those its acceptance demands.
     """
 
     manual: Manual
@@ -102,6 +109,8 @@ class Analyzer:
     unmoved_metrics: tuple[str, ...] = ()
     reads_non_finite: bool = False
     tolerance: float = 1e-3
+    needs: tuple[str, ...] = ()
+    uses: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -142,6 +151,8 @@ def _declaration(view: ViewKind) -> Callable[..., Callable[[Measure], Analyzer]]
         unmoved_metrics: tuple[str, ...] = (),
         reads_non_finite: bool = False,
         tolerance: float = 1e-3,
+        needs: tuple[str, ...] = (),
+        uses: tuple[str, ...] = (),
     ) -> Callable[[Measure], Analyzer]:
         def decorate(measure: Measure) -> Analyzer:
             import inspect
@@ -161,6 +172,8 @@ def _declaration(view: ViewKind) -> Callable[..., Callable[[Measure], Analyzer]]
                 unmoved_metrics,
                 reads_non_finite,
                 tolerance,
+                needs,
+                uses,
             )
 
         return decorate
@@ -176,6 +189,11 @@ weight_analyzer = _declaration("weight")
 block_analyzer = _declaration("block")
 #: An analyzer of the checkpoint as a whole. It is handed an `Inventory` when everything else was read.
 checkpoint_analyzer = _declaration("checkpoint")
+
+#: An analyzer of one hook point of a dump. It is handed an `Activations`: its `needs` are fed once per batch.
+activation_analyzer = _declaration("activations")
+#: An analyzer of several hook points in depth order. It is handed a `Layers`.
+layers_analyzer = _declaration("layers")
 
 #: Roles of tensors that multiply, so that a matrix of numbers is a weight and not a table of statistics.
 _MULTIPLIES = frozenset(
@@ -265,6 +283,11 @@ class on:  # noqa: N801 - a namespace that reads as a phrase: accepts=on.matrice
         """Blocks of a kind (`attention`, `mlp`, `expert`, …) or of several that have every one of `roles`."""
         wanted = (kinds,) if isinstance(kinds, str) else kinds
         return Acceptance(says, lambda site: site.role.kind in wanted, frozenset(roles))
+
+    @staticmethod
+    def points(*roles: str, says: str) -> Acceptance:
+        """Hook points of a dump that have every one of the given roles (`features`, `labels`, …)."""
+        return Acceptance(says, lambda _site: True, dump_roles=frozenset(roles))
 
     @staticmethod
     def checkpoint(says: str, hashed: Callable[[Site], bool] = lambda _site: False) -> Acceptance:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Literal, final
 
 from collapse_cli._version import __version__
 from collapse_cli.analyzer import Analyzer
@@ -24,21 +24,27 @@ from collapse_cli.core.report import (
     Subject,
     Tool,
 )
-from collapse_cli.core.site import Role
+from collapse_cli.core.roles import join_name
+from collapse_cli.core.site import Role, Site
 from collapse_cli.errors import InputError
 from collapse_cli.judge import exit_code, judge, verdict
 from collapse_cli.sources import open_checkpoint
 from collapse_cli.sources.digest import digest
+from collapse_cli.sources.dump import is_dump, open_dump
 from collapse_cli.sources.effective import plan
 from collapse_cli.sources.folder import subjects
 
 if TYPE_CHECKING:
     import os
 
-    from collapse_cli.engine import Analysis, Progress
+    from collapse_cli.engine import Analysis, Options, Progress
     from collapse_cli.sources.base import Checkpoint
+    from collapse_cli.sources.dump import Dump
 
 __all__ = ["Observer", "ScanOptions", "contents", "resolved_device", "scan", "subject_id", "subject_paths"]
+
+#: What analyzers of dumps are handed; the others look at checkpoints.
+DUMP_VIEWS = frozenset({"activations", "layers"})
 
 
 @final
@@ -47,7 +53,8 @@ class ScanOptions:
     """How to measure; what the numbers mean for a verdict is the `Policy`'s.
 
     `sites`, `ignore_sites`, `include` and `exclude` are globs over tensors and over files of a folder; `roles` names
-    the role of tensors the naming table does not know; `max_memory` bounds the bytes of one block, `timeout` the
+    the role of tensors the naming table does not know, `arrays` the array that has a role in a dump; `kind` says what
+    the paths hold where their content is not to decide; `max_memory` bounds the bytes of one block, `timeout` the
     seconds of one subject; `base` is the folder that subject ids are relative to (default: the working directory).
     """
 
@@ -58,6 +65,8 @@ class ScanOptions:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     roles: Mapping[str, Role] = field(default_factory=dict)
+    arrays: Mapping[str, str] = field(default_factory=dict)
+    kind: Literal["checkpoint", "dump"] | None = None
     max_memory: int | None = None
     timeout: float | None = None
     plugins: bool = True
@@ -190,11 +199,15 @@ def subject_paths(path: Path, *, include: Sequence[str] = (), exclude: Sequence[
 
 
 def contents(path: Path, *, roles: Mapping[str, Role] | None = None) -> Contents:
-    """What headers say is in a checkpoint: its tensors with layer and role; no number is read, torch is not imported.
+    """What headers say is in a checkpoint or a dump: its tensors with layer and role, its arrays by hook point.
+
+    No number is read, and torch is not imported.
 
     Raises:
-        InputError: it is not a readable checkpoint.
+        InputError: it is neither.
     """
+    if is_dump(path):
+        return _dump_contents(path)
     checkpoint = open_checkpoint(path)
     try:
         planned = plan(checkpoint, roles=roles)
@@ -212,10 +225,33 @@ def contents(path: Path, *, roles: Mapping[str, Role] | None = None) -> Contents
         checkpoint.close()
 
 
+def _dump_contents(path: Path) -> Contents:
+    dump = open_dump(path)
+    try:
+        layers = {point.name: point.layer for point in dump.points}
+        sites = tuple(
+            Site(
+                join_name(array.site, array.role.name),
+                tuple(array.shape),
+                array.dtype,
+                layers.get(array.site),
+                Role.ACTIVATION,
+            )
+            for array in dump.arrays
+        )
+        return Contents(
+            subject_id(path), path.as_posix(), dump.format, dump.nbytes, sites, dump.unreadable, dump.notices
+        )
+    finally:
+        dump.close()
+
+
 def _scan_one(
     path: Path, identity: str, analyzers: Sequence[Analyzer], options: ScanOptions, observer: Observer
 ) -> tuple[Subject, tuple[str, ...]]:
     """One subject measured, not judged, and what is worth a notice."""
+    if options.kind == "dump" or (options.kind is None and is_dump(path)):
+        return _scan_dump(path, identity, analyzers, options, observer)
     try:
         checkpoint = open_checkpoint(path)
     except InputError as error:
@@ -233,9 +269,18 @@ def _scan_one(
 def _analysed(
     checkpoint: "Checkpoint", analyzers: Sequence[Analyzer], options: ScanOptions, observer: Observer
 ) -> "tuple[Analysis, str | None]":
-    from collapse_cli.engine import Options, analyse
+    from collapse_cli.engine import analyse
 
-    how = Options(
+    of_weights = [analyzer for analyzer in analyzers if analyzer.view not in DUMP_VIEWS]
+    analysis = analyse(checkpoint, of_weights, _how(options), progress=observer.advances)
+    # a file of which nothing was read is named by nothing: its digest would read it all
+    return analysis, digest(checkpoint.files) if analysis.coverage.read else None
+
+
+def _how(options: ScanOptions) -> "Options":
+    from collapse_cli.engine import Options
+
+    return Options(
         device=options.device,
         seed=options.seed,
         sites=options.sites,
@@ -244,18 +289,38 @@ def _analysed(
         max_memory=options.max_memory,
         timeout=options.timeout,
     )
-    analysis = analyse(checkpoint, analyzers, how, progress=observer.advances)
-    # a file of which nothing was read is named by nothing: its digest would read it all
-    return analysis, digest(checkpoint.files) if analysis.coverage.read else None
 
 
-def _failed(path: Path, identity: str, error: InputError) -> Subject:
+def _scan_dump(
+    path: Path, identity: str, analyzers: Sequence[Analyzer], options: ScanOptions, observer: Observer
+) -> tuple[Subject, tuple[str, ...]]:
+    from collapse_cli.engine.dump import analyse_dump
+
+    of_dumps = [analyzer for analyzer in analyzers if analyzer.view in DUMP_VIEWS]
+    try:
+        dump = open_dump(path, roles=options.arrays, as_dump=options.kind == "dump")
+    except InputError as error:
+        return _failed(path, identity, error, kind="dump"), ()
+    try:
+        analysis = analyse_dump(dump, of_dumps, _how(options), progress=observer.advances)
+        digested = digest(dump.files) if analysis.coverage.read else None
+    except InputError as error:
+        return _failed(path, identity, error, kind="dump"), ()
+    finally:
+        dump.close()
+    observer.timings(identity, analysis.seconds)
+    return _subject(dump, path, identity, analysis, digested, kind="dump"), (*dump.notices, *analysis.notices)
+
+
+def _failed(
+    path: Path, identity: str, error: InputError, *, kind: Literal["checkpoint", "dump"] = "checkpoint"
+) -> Subject:
     message = f"{error}; {error.hint}" if error.hint else str(error)
     size = path.stat().st_size if path.is_file() else 0
     return Subject(
         id=identity,
         path=path.as_posix(),
-        kind="checkpoint",
+        kind=kind,
         format="unknown",
         digest=None,
         bytes=size,
@@ -266,17 +331,23 @@ def _failed(path: Path, identity: str, error: InputError) -> Subject:
 
 
 def _subject(
-    checkpoint: "Checkpoint", path: Path, identity: str, analysis: "Analysis", digested: str | None
+    source: "Checkpoint | Dump",
+    path: Path,
+    identity: str,
+    analysis: "Analysis",
+    digested: str | None,
+    *,
+    kind: Literal["checkpoint", "dump"] = "checkpoint",
 ) -> Subject:
     is_partial = bool(analysis.failures) or any(skip.analyzer is None for skip in analysis.skips)
     is_empty = not analysis.coverage.wanted and not analysis.measurements
     return Subject(
         id=identity,
         path=path.as_posix(),
-        kind="checkpoint",
-        format=checkpoint.format,
+        kind=kind,
+        format=source.format,
         digest=digested,
-        bytes=checkpoint.nbytes,
+        bytes=source.nbytes,
         status="empty" if is_empty else "partial" if is_partial else "complete",
         coverage=analysis.coverage,
         sites=analysis.sites,

@@ -218,7 +218,7 @@ def _role(name: str, path: Path) -> DumpRole:
     return role
 
 
-def _texts(metadata: Mapping[str, str], where: str) -> dict[str, str]:
+def _texts(metadata: Mapping[Any, Any], where: str) -> dict[str, str]:
     for key, value in metadata.items():
         if not isinstance(key, str) or not isinstance(value, str):
             got = f"{key!r} has {type(value).__name__}"
@@ -227,7 +227,9 @@ def _texts(metadata: Mapping[str, str], where: str) -> dict[str, str]:
 
 
 def _make_folder(path: Path) -> None:
-    """The folder of the dump, new or empty but for what an interrupted write left half done."""
+    """The folder of the dump, new or empty."""
+    if path.suffix in (".safetensors", ".npz", ".npy", ".pt", ".json"):
+        raise InputError("a dump is written as a folder of shards", where=str(path), hint=f"call it {path.stem}")
     try:
         path.mkdir(parents=True, exist_ok=True)
         held = sorted(file.name for file in path.iterdir())

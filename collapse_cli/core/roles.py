@@ -98,10 +98,8 @@ class DumpRole:
         """What an array of that shape and dtype should be and is, if it cannot have this role."""
         if self.axes(shape) is None:
             wanted = " or ".join(" × ".join(axes) for axes in self.shapes)
-            return (
-                f"should be {wanted}",
-                f"its shape is {' × '.join(f'{side:,}' for side in shape) or 'that of a scalar'}",
-            )
+            sides = " × ".join(f"{side:,}" for side in shape)
+            return f"should be {wanted}", f"it is {sides}" if sides else "it is one number"
         lengths = {(axis, side) for axis, side in zip(self.axes(shape) or (), shape, strict=True) if axis}
         if len({axis for axis, _ in lengths}) < len(lengths):
             return "should be as long as wide", f"it is {' × '.join(f'{side:,}' for side in shape)}"

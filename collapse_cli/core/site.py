@@ -66,6 +66,7 @@ class Role(StrEnum):
     SCALE = "scale"
     MASK = "mask"
     BUFFER = "buffer"
+    ACTIVATION = "activation"
     OTHER = "other"
 
     @property

@@ -9,12 +9,10 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
-from typing import final
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -24,6 +22,7 @@ from collapse_cli.core.metric import Measurement
 from collapse_cli.core.report import Coverage, Failure, Skip
 from collapse_cli.core.site import Role, Site
 from collapse_cli.engine.job import Results, Session, is_out_of_memory, run_job
+from collapse_cli.engine.options import Analysis, Options, Progress, wanted_names
 from collapse_cli.engine.schedule import Job, Schedule, schedule
 from collapse_cli.errors import TimedOut
 from collapse_cli.kernels.views import Inventory
@@ -41,51 +40,10 @@ _SMALL_BYTES = 1 << 27
 CHECKPOINT_SITE = "#checkpoint"
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a pass is: tensors and bytes done and to do, and the tensor just finished."""
-
-    tensors: int
-    all_tensors: int
-    bytes: int
-    all_bytes: int
-    name: str
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How to run: device, seed, tensors wanted (globs), roles the user names, bytes for blocks, seconds, threads."""
-
-    device: str = "cpu"
-    seed: int = 0
-    sites: tuple[str, ...] = ()
-    ignore_sites: tuple[str, ...] = ()
-    roles: Mapping[str, Role] = field(default_factory=dict)
-    max_memory: int | None = None
-    timeout: float | None = None
-    threads: int | None = None
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Analysis:
-    """What one pass found out, in source order."""
-
-    sites: tuple[Site, ...]
-    measurements: tuple[Measurement, ...]
-    skips: tuple[Skip, ...]
-    failures: tuple[Failure, ...]
-    coverage: Coverage
-    notices: tuple[str, ...] = ()
-    seconds: Mapping[str, float] = field(default_factory=dict)
-
-
 def analyse(
     checkpoint: Checkpoint,
     analyzers: Sequence[Analyzer],
-    options: Options = Options(),
+    options: Options = Options(),  # noqa: B008 - frozen
     *,
     progress: Callable[[Progress], None] = lambda _progress: None,
 ) -> Analysis:
@@ -96,7 +54,7 @@ def analyse(
     planned = plan(checkpoint, roles=options.roles)
     sizes = _sizes(checkpoint, planned)
     budget = options.max_memory or max(_BLOCK_BYTES, 2 * max(sizes.values(), default=0))
-    is_wanted = _wanted_names(options)
+    is_wanted = wanted_names(options)
     scheduled = schedule(planned, analyzers, is_wanted=is_wanted, sizes=sizes.__getitem__, block_budget=budget)
     stop = threading.Event()
     session, on_cpu = _sessions(checkpoint, analyzers, options, stop)
@@ -133,15 +91,6 @@ def _sessions(
     device = torch.device(options.device)
     on_cpu = Session(checkpoint.read, ranks, options.seed, check)
     return replace(on_cpu, read=lambda name: checkpoint.read(name).to(device)), on_cpu
-
-
-def _wanted_names(options: Options) -> Callable[[str], bool]:
-    def is_wanted(name: str) -> bool:
-        if any(fnmatchcase(name, pattern) for pattern in options.ignore_sites):
-            return False
-        return not options.sites or any(fnmatchcase(name, pattern) for pattern in options.sites)
-
-    return is_wanted
 
 
 def _sizes(checkpoint: Checkpoint, planned: Plan) -> dict[str, int]:

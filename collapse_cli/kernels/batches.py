@@ -1,13 +1,13 @@
 """Consecutive rows of a dump on their way through the accumulators: finite rows, in float64, prepared once for all."""
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, TypeVar, final
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-__all__ = ["UNLABELLED", "Batch", "row_hash"]
+__all__ = ["UNLABELLED", "Batch", "finite_rows", "row_hash"]
 
 T = TypeVar("T")
 
@@ -15,6 +15,10 @@ T = TypeVar("T")
 UNLABELLED = (-1, -100)
 #: Fourth powers of row norms are summed and must not overflow: (2²⁴⁰)⁴ times any width is below 2¹⁰²⁴.
 _LARGEST_ENTRY = 2.0**240
+#: Entries of one role in one block: its float64 copy, 1 MiB, stays in the cache from one sum to the next.
+_BLOCK_ENTRIES = 1 << 17
+#: Rows of a block at least, so that adding a product to a D × D matrix costs less than the product.
+_BLOCK_ROWS = 256
 #: SplitMix64: the golden-ratio increment and the two multipliers as signed words (Steele, Lea & Flood 2014, figure 16).
 _GOLDEN, _FIRST, _SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15
 
@@ -66,6 +70,16 @@ class Batch:
         result: T = self._memo[key]
         return result
 
+    def blocks(self) -> Iterator["Batch"]:
+        """The same rows in pieces that stay in the cache: feed these, several times faster than the whole at once."""
+        widest = max(tensor[0:1].numel() for tensor in self.roles.values()) if self.count else 1
+        step = max(_BLOCK_ROWS, _BLOCK_ENTRIES // max(widest, 1))
+        for first in range(0, self.count, step):
+            rows = slice(first, first + step)
+            indices = None if self._indices is None else self._indices[rows]
+            pieces = {role: tensor[rows] for role, tensor in self.roles.items()}
+            yield Batch(pieces, start=self._start + first, indices=indices)
+
     @property
     def device(self) -> torch.device:
         """Where the rows are."""
@@ -115,7 +129,7 @@ class Batch:
         return self._once(("mean", role), lambda: self.rows(role).mean(0))
 
     def shifted(self, role: str, shift: Float[Tensor, " features"]) -> Float[Tensor, "finite features"]:
-        """x − c."""
+        """Rows about a shift: x − c."""
         known = self._memo.get(("shifted", role))
         if known is None or not torch.equal(known[0], shift):
             known = self._memo["shifted", role] = (shift, self.rows(role) - shift)
@@ -135,7 +149,7 @@ class Batch:
         return self._once(("scatter", role), lambda: shifted.T @ shifted)
 
     def norms(self, role: str) -> Float[Tensor, " finite"]:
-        """‖x‖."""
+        """Lengths of the rows, ‖x‖."""
         return self._once(("norms", role), lambda: torch.linalg.vector_norm(self.rows(role), dim=1))
 
     def unit_rows(self, role: str) -> Float[Tensor, "finite features"]:

@@ -1,4 +1,4 @@
-"""Second moments between two roles on the same rows: two views, two modalities, two hook points, features and targets."""
+"""Second moments between two roles on the same rows: two views, modalities or hook points, features and targets."""
 
 from typing import final
 
@@ -16,7 +16,7 @@ class CrossMoments:
     """Sums over pairs of rows (x, y), all float64, about c and d, the means of the first batch.
 
     With u = x − c, v = y − d: `cross` C = Σuvᵀ, `left_weighted` Σ‖v‖²u, `right_weighted` Σ‖u‖²v, `product` Σ‖u‖²‖v‖²,
-    `unit_cross` C_z = Σz_xz_yᵀ, and the sums `left_sum` Σu, `right_sum` Σv, `left_squares` Σ‖u‖², `right_squares` Σ‖v‖².
+    `unit_cross` C_z = Σz_xz_yᵀ, and `left_sum` Σu, `right_sum` Σv, `left_squares` Σ‖u‖², `right_squares` Σ‖v‖².
     Where both sides are equally wide: `squared_distance_sum` Σ‖x−y‖², and `cosine_sum`, `squared_cosine_sum` over the
     `cosine_count` pairs of which neither row is zero. What is read is on the CPU.
     """

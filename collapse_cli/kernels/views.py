@@ -16,7 +16,7 @@ from torch import Tensor
 from collapse_cli.core.layout import ShardLayout
 from collapse_cli.core.site import Role, Site
 
-__all__ = ["Block", "Inventory", "Stored", "Weight", "is_finite"]
+__all__ = ["Activations", "Block", "Inventory", "Layers", "Stored", "Weight", "is_finite"]
 
 T = TypeVar("T")
 
@@ -135,9 +135,78 @@ class Inventory:
         self.hashes, self.layout, self.ties = dict(hashes or {}), layout, dict(ties or {})
 
 
+@final
+class Activations:
+    """All rows of one hook point of a dump, as finished accumulators.
+
+    `read(need)` gives an accumulator by the name under which the analyzer declared it; `has(need)` whether it was fed
+    (its roles may be absent). `arrays` are the roles without rows (`head_weight`, `class_counts`, …), whole, as stored;
+    `shapes` and `dtypes` are those of every role the hook point has. `rows` counts the samples, `finite_rows` those
+    that no NaN or infinity kept out.
+    """
+
+    def __init__(  # noqa: PLR0913 - what is known of a hook point, by keyword
+        self,
+        site: Site,
+        accumulators: Mapping[str, Any],
+        *,
+        shapes: Mapping[str, tuple[int, ...]],
+        dtypes: Mapping[str, str],
+        arrays: Mapping[str, Tensor] | None = None,
+        metadata: Mapping[str, str] | None = None,
+        rows: int = 0,
+        finite_rows: int = 0,
+        seed: int = 0,
+    ) -> None:
+        self.site, self._accumulators = site, dict(accumulators)
+        self.shapes, self.dtypes = dict(shapes), dict(dtypes)
+        self.arrays, self.metadata = dict(arrays or {}), dict(metadata or {})
+        self.rows, self.finite_rows, self.seed = rows, finite_rows, seed
+        self._memo: dict[Callable[[Activations], Any], Any] = {}
+
+    def has(self, need: str) -> bool:
+        """Whether that accumulator was fed."""
+        return need in self._accumulators
+
+    def read(self, need: str) -> Any:
+        """The accumulator of that name.
+
+        Raises:
+            KeyError: it was not declared, or its roles are absent.
+        """
+        return self._accumulators[need]
+
+    def generator(self) -> torch.Generator:
+        """A fresh CPU generator that depends on the run's seed and the site alone, so that order never matters."""
+        return _generator(self.seed, self.site)
+
+    def get(self, quantity: "Callable[[Activations], T]") -> T:
+        """`quantity(self)`, computed once."""
+        if quantity not in self._memo:
+            self._memo[quantity] = quantity(self)
+        result: T = self._memo[quantity]
+        return result
+
+
+@final
+class Layers:
+    """The hook points of one dump that an analyzer accepts, in depth order; `site.name` is `#layers`."""
+
+    def __init__(self, site: Site, points: tuple[Activations, ...], *, seed: int = 0) -> None:
+        self.site, self.points, self.seed = site, points, seed
+
+    def generator(self) -> torch.Generator:
+        """A fresh CPU generator that depends on the run's seed alone."""
+        return _generator(self.seed, self.site)
+
+
 def _generator(seed: int, site: Site) -> torch.Generator:
     generator = torch.Generator()
     return generator.manual_seed(zlib.crc32(site.name.encode("utf-8", "surrogatepass")) ^ (seed << 32))
+
+
+#: Entries of one block of a pass over all of them: 32 MiB in float64.
+_BLOCK_ENTRIES = 1 << 22
 
 
 def is_finite(weight: Weight) -> bool:
@@ -145,7 +214,7 @@ def is_finite(weight: Weight) -> bool:
     tensor = weight.tensor
     if tensor.numel() == 0:
         return True
+    # a sum with a dtype converts all it is given first: eight bytes for each entry of a block only
+    blocks = tensor.split(max(1, _BLOCK_ENTRIES * tensor.shape[0] // tensor.numel())) if tensor.dim() else (tensor,)
     # a sum is finite only if no term is NaN; it may still overflow, then the entries are looked at one by one
-    if bool(torch.isfinite(tensor.sum(dtype=torch.float64))):
-        return True
-    return bool(torch.isfinite(tensor).all())
+    return all(bool(block.sum(dtype=torch.float64).isfinite()) or bool(block.isfinite().all()) for block in blocks)

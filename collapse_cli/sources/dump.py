@@ -192,18 +192,18 @@ def _dump(path: str, listed: ShardList, mapped: Mapping[str, str]) -> Dump:
 
 
 def _opened_dump(path: str, listed: ShardList, opened: Opened, mapped: Mapping[str, str]) -> Dump:
-    shards = shards_of(listed, opened, path)
     stored: dict[str, list[tuple[str, Piece]]] = {}
     metadata = dict(listed.metadata)
     nbytes, files, skips = 0, list[str](), list[Skip]()
-    for position, checkpoint in shards:
+    for position, checkpoint in shards_of(listed, opened, path):
         shard = listed.shards[position]
         nbytes, files = nbytes + checkpoint.nbytes, [*files, *checkpoint.files]
         skips += [skip for skip in checkpoint.unreadable if skip not in skips]
         metadata = {**checkpoint.metadata, **metadata}
         for site in checkpoint.sites():
             name = shard.names.get(site.name, site.name) if site.name not in mapped.values() else site.name
-            stored.setdefault(name, []).append((shard.label, Piece(position, site)))
+            is_by_rows = checkpoint.row_reader(site.name) is not None
+            stored.setdefault(name, []).append((shard.label, Piece(position, site, is_by_rows)))
     found = resolved({name: pieces[0][1].stored for name, pieces in stored.items()}, mapped, path)
     arrays, notices = _arrays(stored, found, opened, path)
     points, missing = hook_points(arrays, path)
@@ -212,8 +212,8 @@ def _opened_dump(path: str, listed: ShardList, opened: Opened, mapped: Mapping[s
     dump = Dump(path, opened, points=points, arrays=arrays)
     dump.nbytes, dump.files, dump.unreadable = nbytes, tuple(files), tuple(skips)
     dump.metadata = {key: value for key, value in metadata.items() if key != SHARD_KEY}
-    lone = f"the file is shard {metadata[SHARD_KEY]} of a larger dump" if len(shards) == 1 else ""
-    alone = (lone,) if SHARD_KEY in metadata and lone and not listed.shards[0].rows else ()
+    is_lone = SHARD_KEY in metadata and len(listed.shards) == 1 and listed.shards[0].rows is None
+    alone = (f"the file is shard {metadata[SHARD_KEY]} of a dump of its own folder",) if is_lone else ()
     renamed = [
         f"array {quoted(old)} is read as {quoted(new)}" for shard in listed.shards for old, new in shard.names.items()
     ]
@@ -231,7 +231,7 @@ def _arrays(
         array, said = joined(place, stored[name], path)
         arrays.append(array)
         notices += said
-        whole = [label for label, piece in stored[name] if opened[piece.shard].row_reader(piece.stored.name) is None]
+        whole = [label for label, piece in stored[name] if not piece.is_by_rows]
         if whole and array.role.rows is not None:
             notices.append(
                 f"array {quoted(name)} is read whole from {whole[0]}: it is compressed or not stored row by row"

@@ -21,10 +21,11 @@ _NAMED = 6
 @final
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The part of an array that lies in one shard: the position of the shard, its name there, and its header."""
+    """The part of an array in one shard: the position of the shard, its header, and whether rows are read alone."""
 
     shard: int
     stored: Site
+    is_by_rows: bool
 
 
 @final
@@ -142,7 +143,9 @@ def joined(place: tuple[str, str], pieces: Sequence[tuple[str, Piece]], where: s
             _refuse(
                 where, place, f"should have one shape in every shard, {shape} in {label}", f"{other_label}: {other}"
             )
-    dtypes = {piece.stored.dtype: shard for shard, piece in reversed(pieces)}
+    dtypes: dict[str, str] = {}
+    for shard, piece in pieces:
+        dtypes.setdefault(piece.stored.dtype, shard)
     if len(dtypes) > 1:
         said = ", ".join(f"{dtype} ({shard})" for dtype, shard in dtypes.items())
         if not FLOATING.issuperset(dtypes):

@@ -8,7 +8,7 @@ from typing import final
 
 from collapse_cli.core.depth import layer_numbers
 from collapse_cli.core.roles import OUTPUT, ROLES
-from collapse_cli.core.site import Site
+from collapse_cli.core.site import Role, Site
 from collapse_cli.errors import UnreadableDump
 from collapse_cli.sources.dump_arrays import DumpArray
 from collapse_cli.sources.quoting import quoted
@@ -35,7 +35,7 @@ class HookPoint:
     def site(self) -> Site:
         """The site as reports name it, with the shape and dtype of its first array that is not an annotation."""
         first = next(array for array in self.arrays.values() if not array.role.is_shared)
-        return Site(self.name, first.shape, first.dtype, self.layer)
+        return Site(self.name, first.shape, first.dtype, self.layer, Role.ACTIVATION)
 
     @property
     def rows(self) -> int | None:

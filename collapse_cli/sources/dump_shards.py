@@ -4,7 +4,7 @@ import json
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
@@ -191,13 +191,12 @@ def _refuse(where: str, what: str) -> NoReturn:
 # --- headers ---------------------------------------------------------------------------------------------------------
 
 
-def shards_of(listed: ShardList, opened: Opened, where: str) -> list[tuple[int, Checkpoint]]:
-    """Every shard with its header read, in order.
+def shards_of(listed: ShardList, opened: Opened, where: str) -> Iterator[tuple[int, Checkpoint]]:
+    """Every shard with its header read, in order; whoever keeps none keeps few files open.
 
     Raises:
         UnreadableDump: one is not whole; the message names it and says how many rows are.
     """
-    found: list[tuple[int, Checkpoint]] = []
     rows_before = 0
     for position, shard in enumerate(listed.shards):
         try:
@@ -214,8 +213,7 @@ def shards_of(listed: ShardList, opened: Opened, where: str) -> list[tuple[int, 
                     hint="the shard is of another capture; copy the whole folder again",
                 )
         rows_before += max(rows.values(), default=0)
-        found.append((position, checkpoint))
-    return found
+        yield position, checkpoint
 
 
 def _not_whole(

@@ -9,8 +9,11 @@ from collapse_cli.analyzer import Analyzer, Example
 from collapse_cli.core.policy import Policy
 from collapse_cli.core.report import Coverage, Subject
 from collapse_cli.engine import Analysis, Options, analyse
+from collapse_cli.engine.dump import analyse_dump
 from collapse_cli.judge import judge
+from collapse_cli.sources.dump import memory_dump
 from collapse_cli.sources.memory import as_tensor, memory_checkpoint
+from tests.contract.transformations import ON_EVERY_ROW
 
 
 def tensors(example: Example) -> dict[str, torch.Tensor]:
@@ -25,8 +28,11 @@ def analysed(
     options: Options = Options(),
 ) -> Analysis:
     given: Mapping[str, Any] = {
-        name: change(tensor) if tensor.is_floating_point() else tensor for name, tensor in tensors(example).items()
+        name: change(tensor) if tensor.is_floating_point() or change in ON_EVERY_ROW else tensor
+        for name, tensor in tensors(example).items()
     }
+    if example.metadata is not None:
+        return analyse_dump(memory_dump(given, metadata=example.metadata), [analyzer], options)
     checkpoint = memory_checkpoint(
         given,
         config=example.config,

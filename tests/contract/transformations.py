@@ -38,10 +38,25 @@ def rows_permuted(tensor: torch.Tensor) -> torch.Tensor:
     return tensor[order].contiguous()
 
 
+def samples_permuted(tensor: torch.Tensor) -> torch.Tensor:
+    """The rows of a dump, labels included, in another order: the same one for every array of as many rows."""
+    order = torch.randperm(tensor.shape[0], generator=torch.Generator().manual_seed(7))
+    return tensor[order].contiguous()
+
+
+def shifted(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor + 3.0
+
+
 TRANSFORMATIONS: Mapping[str, Transformation] = {
     "scaled": scaled,
     "transposed": transposed,
     "rotated": rotated,
     "features_rotated": features_rotated,
     "rows_permuted": rows_permuted,
+    "samples_permuted": samples_permuted,
+    "shifted": shifted,
 }
+
+#: Transformations of the rows of a dump, which move whole numbers along.
+ON_EVERY_ROW = (samples_permuted,)

@@ -110,19 +110,23 @@ def collapsed() -> Example:
     "start from an orthogonal or singular-vector initialisation, and leave out modules whose adapter stays at zero.",
     references=(
         Reference(
-            "Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models", "https://arxiv.org/abs/2106.09685"
+            "Hu et al. LoRA: Low-Rank Adaptation of Large Language Models. 2021", "https://arxiv.org/abs/2106.09685"
         ),
         Reference(
-            "Kalajdzievski 2023, A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA",
+            "Kalajdzievski. A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA. 2023",
             "https://arxiv.org/abs/2312.03732",
         ),
-        Reference("SVFit: fine-tuning with singular values, 2024", "https://arxiv.org/abs/2409.05926"),
         Reference(
-            "Yang et al. 2024, CorDA: Context-Oriented Decomposition Adaptation of Large Language Models",
+            "Sun et al. SVFit: Parameter-Efficient Fine-Tuning of Large Pre-Trained Models Using Singular Values. 2024",
+            "https://arxiv.org/abs/2409.05926",
+        ),
+        Reference(
+            "Yang et al. CorDA: Context-Oriented Decomposition Adaptation of Large Language Models for Task-Aware "
+            "Parameter-Efficient Fine-tuning. 2024",
             "https://arxiv.org/abs/2406.05223",
         ),
         Reference(
-            "Po et al. 2023, Orthogonal Adaptation for Modular Customization of Diffusion Models",
+            "Po et al. Orthogonal Adaptation for Modular Customization of Diffusion Models. 2023",
             "https://arxiv.org/abs/2312.02432",
         ),
     ),

@@ -103,16 +103,15 @@ def collapsed() -> Example:
     "between heads that are alike anyway, or prune them.",
     references=(
         Reference(
-            "Michel, Levy & Neubig 2019, Are Sixteen Heads Really Better than One?", "https://arxiv.org/abs/1905.10650"
+            "Michel, Levy & Neubig. Are Sixteen Heads Really Better than One? 2019", "https://arxiv.org/abs/1905.10650"
         ),
         Reference(
-            "Voita et al. 2019, Analyzing Multi-Head Self-Attention: Specialized Heads Do the Heavy Lifting, "
-            "the Rest Can "
-            "Be Pruned",
+            "Voita et al. Analyzing Multi-Head Self-Attention: Specialized Heads Do the Heavy Lifting, the Rest Can "
+            "Be Pruned. 2019",
             "https://arxiv.org/abs/1905.09418",
         ),
         Reference(
-            "Elhage et al. 2021, A Mathematical Framework for Transformer Circuits",
+            "Elhage et al. A Mathematical Framework for Transformer Circuits. Transformer Circuits Thread 2021",
             "https://transformer-circuits.pub/2021/framework/index.html",
         ),
     ),

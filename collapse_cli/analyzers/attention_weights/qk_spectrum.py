@@ -138,14 +138,14 @@ def collapsed() -> Example:
     "learning rate or lengthen warm-up; decay query and key weights; watch the bound over the run.",
     references=(
         Reference(
-            "Zhai et al. 2023, Stabilizing Transformer Training by Preventing Attention Entropy Collapse",
+            "Zhai et al. Stabilizing Transformer Training by Preventing Attention Entropy Collapse. 2023",
             "https://arxiv.org/abs/2303.06296",
         ),
         Reference(
-            "Wortsman et al. 2023, Small-scale proxies for large-scale Transformer training instabilities",
+            "Wortsman et al. Small-scale proxies for large-scale Transformer training instabilities. 2023",
             "https://arxiv.org/abs/2309.14322",
         ),
-        Reference("Tarzanagh et al. 2023, Transformers as Support Vector Machines", "https://arxiv.org/abs/2308.16898"),
+        Reference("Tarzanagh et al. Transformers as Support Vector Machines. 2023", "https://arxiv.org/abs/2308.16898"),
     ),
     examples={"healthy": healthy, "collapsed": collapsed},
     unmoved_by=("scaled",),

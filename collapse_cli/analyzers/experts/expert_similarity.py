@@ -120,15 +120,15 @@ def collapsed() -> Example:
     "to be alike, merge them.",
     references=(
         Reference(
-            "Li et al. 2023, Merge, Then Compress: demystify efficient SMoE with hints from its routing policy",
+            "Li et al. Merge, Then Compress: Demystify Efficient SMoE with Hints from Its Routing Policy. 2023",
             "https://arxiv.org/abs/2310.01334",
         ),
         Reference(
-            "Chen et al. 2023, Sparse MoE as the New Dropout: scaling dense and self-slimmable transformers",
+            "Chen et al. Sparse MoE as the New Dropout: Scaling Dense and Self-Slimmable Transformers. 2023",
             "https://arxiv.org/abs/2303.01610",
         ),
         Reference(
-            "Chi et al. 2022, On the Representation Collapse of Sparse Mixture of Experts",
+            "Chi et al. On the Representation Collapse of Sparse Mixture of Experts. 2022",
             "https://arxiv.org/abs/2204.09179",
         ),
     ),

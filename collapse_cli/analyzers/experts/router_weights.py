@@ -118,15 +118,16 @@ def collapsed() -> Example:
     "norm of the others; let experts choose tokens; normalise the router's rows.",
     references=(
         Reference(
-            "Chen et al. 2023, Sparse MoE as the New Dropout: scaling dense and self-slimmable transformers",
+            "Chen et al. Sparse MoE as the New Dropout: Scaling Dense and Self-Slimmable Transformers. 2023",
             "https://arxiv.org/abs/2303.01610",
         ),
         Reference(
-            "Li et al. 2023, Merge, Then Compress: demystify efficient SMoE with hints from its routing policy",
+            "Li et al. Merge, Then Compress: Demystify Efficient SMoE with Hints from Its Routing Policy. 2023",
             "https://arxiv.org/abs/2310.01334",
         ),
         Reference(
-            "Shen et al. 2022, SE-MoE: a scalable and efficient mixture-of-experts distributed system",
+            "Shen et al. SE-MoE: A Scalable and Efficient Mixture-of-Experts Distributed Training and Inference "
+            "System. 2022",
             "https://arxiv.org/abs/2205.10034",
         ),
     ),

@@ -119,15 +119,16 @@ def collapsed() -> Example:
     "remove the mean or add decorrelation against a cone; use a smaller dimension if the table does not fill it.",
     references=(
         Reference(
-            "Land & Bartolo 2024, Fishing for Magikarp: Automatically Detecting Under-trained Tokens",
+            "Land & Bartolo. Fishing for Magikarp: Automatically Detecting Under-trained Tokens in Large Language "
+            "Models. 2024",
             "https://arxiv.org/abs/2405.05417",
         ),
         Reference(
-            "Lyu et al. 2022, OptEmbed: Learning Optimal Embedding Table for Click-through Rate Prediction",
+            "Lyu et al. OptEmbed: Learning Optimal Embedding Table for Click-through Rate Prediction. 2022",
             "https://arxiv.org/abs/2208.04482",
         ),
         Reference(
-            "Gao et al. 2019, Representation Degeneration Problem in Training Natural Language Generation Models",
+            "Gao et al. Representation Degeneration Problem in Training Natural Language Generation Models. 2019",
             "https://arxiv.org/abs/1907.12009",
         ),
     ),

@@ -102,17 +102,18 @@ def collapsed() -> Example:
     "fixed simplex head, and separate heads for losses that pull against each other; a diversity loss for queries.",
     references=(
         Reference(
-            "Papyan, Han & Donoho 2020, Prevalence of neural collapse during the terminal phase of deep "
-            "learning training",
+            "Papyan, Han & Donoho. Prevalence of Neural Collapse during the terminal phase of deep learning training. "
+            "2020",
             "https://arxiv.org/abs/2008.08186",
         ),
         Reference(
-            "Dang et al. 2023, Neural Collapse in Deep Linear Networks: From Balanced to Imbalanced Data",
+            "Dang et al. Neural Collapse in Deep Linear Networks: From Balanced to Imbalanced Data. 2023",
             "https://arxiv.org/abs/2301.00437",
         ),
-        Reference("Shen, Sun & Wei 2023, Equiangular Basis Vectors", "https://arxiv.org/abs/2303.11637"),
+        Reference("Shen, Sun & Wei. Equiangular Basis Vectors. 2023", "https://arxiv.org/abs/2303.11637"),
         Reference(
-            "Welch 1974, Lower bounds on the maximum cross correlation of signals",
+            "Welch. Lower bounds on the maximum cross correlation of signals. IEEE Transactions on Information Theory "
+            "1974",
             "https://doi.org/10.1109/TIT.1974.1055219",
         ),
     ),

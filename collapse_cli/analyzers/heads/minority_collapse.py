@@ -105,12 +105,12 @@ def collapsed() -> Example:
     "to a simplex, and add samples to the classes below the critical count.",
     references=(
         Reference(
-            "Fang, He, Long & Su 2021, Exploring deep neural networks via layer-peeled model: "
-            "minority collapse in imbalanced training",
+            "Fang et al. Exploring Deep Neural Networks via Layer-Peeled Model: Minority Collapse in Imbalanced "
+            "Training. 2021",
             "https://arxiv.org/abs/2101.12699",
         ),
         Reference(
-            "Dang et al. 2023, Neural Collapse in Deep Linear Networks: From Balanced to Imbalanced Data",
+            "Dang et al. Neural Collapse in Deep Linear Networks: From Balanced to Imbalanced Data. 2023",
             "https://arxiv.org/abs/2301.00437",
         ),
     ),

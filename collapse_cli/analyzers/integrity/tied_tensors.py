@@ -109,7 +109,7 @@ def collapsed() -> Example:
             "https://arxiv.org/abs/1608.05859",
         ),
         Reference(
-            "Zou et al. A Multi-Level Framework for Accelerating Training Transformer Models. 2024",
+            "Zou, Zhang & Deng. A Multi-Level Framework for Accelerating Training Transformer Models. 2024",
             "https://arxiv.org/abs/2404.07999",
         ),
     ),

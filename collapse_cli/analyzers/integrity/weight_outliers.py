@@ -108,7 +108,7 @@ def collapsed() -> Example:
     "Before quantising: rotate, scale per channel, or use a grid with a power exponent.",
     references=(
         Reference(
-            "Yvinec et al. NUPES: Non-Uniform Post-Training Quantization via Power Exponent Search. 2023",
+            "Yvinec, Dapogny & Bailly. NUPES: Non-Uniform Post-Training Quantization via Power Exponent Search. 2023",
             "https://arxiv.org/abs/2308.05600",
         ),
         Reference(

@@ -114,24 +114,24 @@ def collapsed() -> Example:
     remedy="Lower ε where gradients are tiny, keep the second moment in float32, use a larger batch where the update "
     "is noise, and look for what cuts the parameter off from the loss: a frozen path, a dead layer in front or behind.",
     references=(
-        Reference("Kingma & Ba 2014, Adam: A Method for Stochastic Optimization", "https://arxiv.org/abs/1412.6980"),
+        Reference("Kingma & Ba. Adam: A Method for Stochastic Optimization. 2014", "https://arxiv.org/abs/1412.6980"),
         Reference(
-            "Wortsman et al. 2023, Small-scale proxies for large-scale Transformer training instabilities",
+            "Wortsman et al. Small-scale proxies for large-scale Transformer training instabilities. 2023",
             "https://arxiv.org/abs/2309.14322",
         ),
         Reference(
-            "Matena & Raffel 2021, Merging Models with Fisher-Weighted Averaging", "https://arxiv.org/abs/2111.09832"
+            "Matena & Raffel. Merging Models with Fisher-Weighted Averaging. 2021", "https://arxiv.org/abs/2111.09832"
         ),
         Reference(
-            "Zhao et al. 2024, GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection",
+            "Zhao et al. GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection. 2024",
             "https://arxiv.org/abs/2403.03507",
         ),
         Reference(
-            "Chen et al. 2024, Fira: Can We Achieve Full-rank Training of LLMs Under Low-rank Constraint?",
+            "Chen et al. Fira: Can We Achieve Full-rank Training of LLMs Under Low-rank Constraint? 2024",
             "https://arxiv.org/abs/2410.01623",
         ),
         Reference(
-            "Chen et al. 2023, Symbolic Discovery of Optimization Algorithms (Lion)", "https://arxiv.org/abs/2302.06675"
+            "Chen et al. Symbolic Discovery of Optimization Algorithms. 2023", "https://arxiv.org/abs/2302.06675"
         ),
     ),
     examples={"healthy": healthy, "collapsed": collapsed},

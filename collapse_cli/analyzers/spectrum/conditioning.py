@@ -66,10 +66,12 @@ def collapsed() -> Example:
     "the weights whose directions are dying.",
     references=(
         Reference(
-            "Edelman, Eigenvalues and condition numbers of random matrices, 1988", "https://doi.org/10.1137/0609045"
+            "Edelman. Eigenvalues and condition numbers of random matrices. SIAM Journal on Matrix Analysis and "
+            "Applications 1988",
+            "https://doi.org/10.1137/0609045",
         ),
         Reference(
-            "Householder Projector for unsupervised latent semantics discovery, 2023",
+            "Song et al. Householder Projector for Unsupervised Latent Semantics Discovery. 2023",
             "https://arxiv.org/abs/2307.08012",
         ),
     ),

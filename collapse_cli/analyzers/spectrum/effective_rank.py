@@ -121,15 +121,22 @@ def collapsed() -> Example:
     "of rank energy_rank_99.",
     references=(
         Reference(
-            "Roy & Vetterli, The effective rank: a measure of effective dimensionality, EUSIPCO 2007",
+            "Roy & Vetterli. The effective rank: a measure of effective dimensionality. EUSIPCO 2007",
             "https://www.eurasip.org/Proceedings/Eusipco/Eusipco2007/Papers/a5p-h05.pdf",
         ),
-        Reference("Page, Average entropy of a subsystem, 1993", "https://arxiv.org/abs/gr-qc/9305007"),
-        Reference("SVFit: fine-tuning with singular values, 2024", "https://arxiv.org/abs/2409.05926"),
+        Reference("Page. Average Entropy of a Subsystem. 1993", "https://arxiv.org/abs/gr-qc/9305007"),
         Reference(
-            "PELA: parameter-efficient models with low-rank approximation, 2023", "https://arxiv.org/abs/2310.10700"
+            "Sun et al. SVFit: Parameter-Efficient Fine-Tuning of Large Pre-Trained Models Using Singular Values. 2024",
+            "https://arxiv.org/abs/2409.05926",
         ),
-        Reference("Trained Rank Pruning for efficient deep neural networks, 2019", "https://arxiv.org/abs/1910.04576"),
+        Reference(
+            "Guo, Wang & Kankanhalli. PELA: Learning Parameter-Efficient Models with Low-Rank Approximation. 2023",
+            "https://arxiv.org/abs/2310.10700",
+        ),
+        Reference(
+            "Xu et al. Trained Rank Pruning for Efficient Deep Neural Networks. 2018",
+            "https://arxiv.org/abs/1812.02402",
+        ),
     ),
     examples={"healthy": healthy, "collapsed": collapsed},
     unmoved_by=("scaled", "transposed", "rotated", "rows_permuted"),

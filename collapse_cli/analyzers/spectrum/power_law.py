@@ -79,18 +79,21 @@ def collapsed() -> Example:
     "parts of one model hints at imbalance. Do not gate a model on it.",
     references=(
         Reference(
-            "Martin & Mahoney, Implicit self-regularization in deep neural networks, 2018",
+            "Martin & Mahoney. Implicit Self-Regularization in Deep Neural Networks: Evidence from Random Matrix "
+            "Theory and Implications for Learning. 2018",
             "https://arxiv.org/abs/1810.01075",
         ),
         Reference(
-            "Clauset, Shalizi & Newman, Power-law distributions in empirical data, 2007",
+            "Clauset, Shalizi & Newman. Power-law distributions in empirical data. 2007",
             "https://arxiv.org/abs/0706.1062",
         ),
         Reference(
-            "Hill, A simple general approach to inference about the tail of a distribution, 1975",
+            "Hill. A simple general approach to inference about the tail of a distribution. Annals of Statistics 1975",
             "https://doi.org/10.1214/aos/1176343247",
         ),
-        Reference("WeightWatcher 0.7.7, 2025", "https://github.com/CalculatedContent/WeightWatcher"),
+        Reference(
+            "Calculation Consulting. WeightWatcher 0.7.7. 2026", "https://github.com/CalculatedContent/WeightWatcher"
+        ),
     ),
     examples={"healthy": healthy, "collapsed": collapsed},
     unmoved_by=("transposed", "rotated", "rows_permuted"),

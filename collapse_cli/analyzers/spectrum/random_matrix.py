@@ -88,19 +88,23 @@ def collapsed() -> Example:
     "few spikes: restore the layer or train with less weight decay. The bulk of a layer that works may be removed.",
     references=(
         Reference(
-            "Martin & Mahoney, Implicit self-regularization in deep neural networks, 2018",
+            "Martin & Mahoney. Implicit Self-Regularization in Deep Neural Networks: Evidence from Random Matrix "
+            "Theory and Implications for Learning. 2018",
             "https://arxiv.org/abs/1810.01075",
         ),
         Reference(
-            "Gavish & Donoho, The optimal hard threshold for singular values is 4/√3, 2013",
+            "Gavish & Donoho. The Optimal Hard Threshold for Singular Values is 4/√3. 2013",
             "https://arxiv.org/abs/1305.5870",
         ),
         Reference(
-            "Benaych-Georges & Nadakuditi, The singular values and vectors of low rank perturbations, 2011",
+            "Benaych-Georges & Nadakuditi. The singular values and vectors of low rank perturbations of large "
+            "rectangular random matrices. 2011",
             "https://arxiv.org/abs/1103.2221",
         ),
         Reference(
-            "Johnstone, On the distribution of the largest eigenvalue, 2001", "https://doi.org/10.1214/aos/1009210544"
+            "Johnstone. On the distribution of the largest eigenvalue in principal components analysis. Annals of "
+            "Statistics 2001",
+            "https://doi.org/10.1214/aos/1009210544",
         ),
     ),
     examples={"healthy": healthy, "collapsed": collapsed},

@@ -95,10 +95,16 @@ def collapsed() -> Example:
     remedy="Control the spectral norm (normalisation, reparametrisation, a lower rate, clipping), and find the data or "
     "the token behind the dominating direction; a layer of zeros was never trained or was cleared: restore it.",
     references=(
-        Reference("Merge, Then Compress: demystify efficient SMoE, 2023", "https://arxiv.org/abs/2310.01334"),
-        Reference("Trained Rank Pruning for efficient deep neural networks, 2019", "https://arxiv.org/abs/1910.04576"),
         Reference(
-            "Stabilizing Transformer training by preventing attention entropy collapse, 2023",
+            "Li et al. Merge, Then Compress: Demystify Efficient SMoE with Hints from Its Routing Policy. 2023",
+            "https://arxiv.org/abs/2310.01334",
+        ),
+        Reference(
+            "Xu et al. Trained Rank Pruning for Efficient Deep Neural Networks. 2018",
+            "https://arxiv.org/abs/1812.02402",
+        ),
+        Reference(
+            "Zhai et al. Stabilizing Transformer Training by Preventing Attention Entropy Collapse. 2023",
             "https://arxiv.org/abs/2303.06296",
         ),
     ),

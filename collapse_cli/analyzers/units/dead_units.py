@@ -111,7 +111,7 @@ def collapsed() -> Example:
             "Shi et al. Fast Certified Robust Training with Short Warmup. 2021", "https://arxiv.org/abs/2103.17268"
         ),
         Reference(
-            "Ayonrinde. Adaptive Sparse Allocation with Mutual Choice and Feature Choice Sparse Autoencoders. 2024",
+            "Ayonrinde. Adaptive Sparse Allocation with Mutual Choice & Feature Choice Sparse Autoencoders. 2024",
             "https://arxiv.org/abs/2411.02124",
         ),
     ),

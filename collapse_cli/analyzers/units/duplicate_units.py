@@ -88,16 +88,16 @@ def collapsed() -> Example:
     ),
     references=(
         Reference(
-            "Chen, Zhou, Yan. Going Beyond Neural Network Feature Similarity: The Network Feature Complexity and Its "
+            "Chen, Zhou & Yan. Going Beyond Neural Network Feature Similarity: The Network Feature Complexity and Its "
             "Interpretation Using Category Theory. 2023",
             "https://arxiv.org/abs/2310.06756",
         ),
         Reference(
-            "Zou, Zhang, Deng. A Multi-Level Framework for Accelerating Training Transformer Models. 2024",
+            "Zou, Zhang & Deng. A Multi-Level Framework for Accelerating Training Transformer Models. 2024",
             "https://arxiv.org/abs/2404.07999",
         ),
         Reference(
-            "Charikar. Similarity Estimation Techniques from Rounding Algorithms. 2002",
+            "Charikar. Similarity estimation techniques from rounding algorithms. STOC 2002",
             "https://doi.org/10.1145/509907.509965",
         ),
     ),

@@ -102,13 +102,17 @@ def collapsed() -> Example:
         "normalisation. Exempt gains from weight decay. Channels with dead gain can be pruned."
     ),
     references=(
-        Reference("Ioffe, Szegedy. Batch Normalization. 2015", "https://arxiv.org/abs/1502.03167"),
+        Reference(
+            "Ioffe & Szegedy. Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate "
+            "Shift. 2015",
+            "https://arxiv.org/abs/1502.03167",
+        ),
         Reference(
             "Yang et al. Unified Normalization for Accelerating and Stabilizing Transformers. 2022",
             "https://arxiv.org/abs/2208.01313",
         ),
         Reference(
-            "Burchi, Timofte. MuDreamer: Learning Predictive World Models without Reconstruction. 2024",
+            "Burchi & Timofte. MuDreamer: Learning Predictive World Models without Reconstruction. 2024",
             "https://arxiv.org/abs/2405.15083",
         ),
     ),

@@ -1,0 +1,295 @@
+"""One pass over a dump: each hook point's rows are read once, in windows, and fed to every accumulator anybody needs.
+
+Memory is bounded by the accumulators, not by the rows. Analyzers of layers see the finished accumulators of all hook
+points at the end, without another pass.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from collapse_cli.analyzer import Analyzer
+from collapse_cli.core.metric import Measurement
+from collapse_cli.core.report import Coverage, Failure, Skip
+from collapse_cli.core.site import Role, Site
+from collapse_cli.engine.job import Results, Session, is_out_of_memory
+from collapse_cli.engine.options import Analysis, Options, Progress, wanted_names
+from collapse_cli.errors import CollapseError, TimedOut
+from collapse_cli.kernels.accumulators import Batch
+from collapse_cli.kernels.needs import Need, need
+from collapse_cli.kernels.views import Activations, Layers
+from collapse_cli.sources.dump import Dump, HookPoint
+
+__all__ = ["analyse_dump"]
+
+#: Wider features are not accumulated: two float64 matrices of this side take 1 GiB.
+MAX_WIDTH = 8192
+#: Site of analyzers that look at all layers together.
+LAYERS_SITE = "#layers"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """One hook point, who wants it, and what has to be accumulated for them."""
+
+    point: HookPoint
+    analyzers: tuple[Analyzer, ...]
+    needs: tuple[Need, ...]
+    arrays: tuple[str, ...]  # roles without rows that are read whole
+    order: int
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Roles that are read row by row, without those that are made of others."""
+        named = {role for one in self.needs for role in one.roles} | set(self._used())
+        return tuple(
+            role for role, array in self.point.arrays.items() if role in named and array.role.rows == "samples"
+        )
+
+    def _used(self) -> Iterator[str]:
+        for analyzer in self.analyzers:
+            yield from analyzer.acceptance.dump_roles
+            yield from analyzer.uses
+
+
+def analyse_dump(
+    dump: Dump,
+    analyzers: Sequence[Analyzer],
+    options: Options = Options(),  # noqa: B008 - frozen
+    *,
+    progress: Callable[[Progress], None] = lambda _progress: None,
+) -> Analysis:
+    """Everything the analyzers say of a dump. A hook point that cannot be read is reported and never stops the rest."""
+    is_wanted = wanted_names(options)
+    tasks, skips = _tasks(dump, analyzers, is_wanted)
+    ranks = {analyzer.name: rank for rank, analyzer in enumerate(analyzers)}
+    session = Session(lambda name: dump.read(*name.rsplit("/", 1)), ranks, options.seed, _deadline(options))
+    found = Results()
+    stopped = ""
+    kept: list[Activations] = []
+    needed_later = any(a.view == "layers" for task in tasks for a in task.analyzers)
+    all_bytes = sum(_bytes(task) for task in tasks)
+    done = 0
+    try:
+        for task in tasks:
+            view = _accumulated(dump, task, session, options, found)
+            done += _bytes(task)
+            if view is not None:
+                for analyzer in task.analyzers:
+                    if analyzer.view == "activations":
+                        found.show(view, analyzer, (task.order, 0), session)
+                if needed_later:
+                    kept.append(view)
+            progress(Progress(len(found.read), len(tasks), done, all_bytes, task.point.name))
+        for analyzer in analyzers:
+            points = tuple(view for view in kept if analyzer.acceptance.dump_roles <= view.shapes.keys())
+            if analyzer.view == "layers" and points:
+                layers = Layers(Site(LAYERS_SITE, (), "", None, Role.ACTIVATION), points, seed=options.seed)
+                found.show(layers, analyzer, (len(tasks), 0), session)
+    except TimedOut as error:
+        stopped = str(error)
+    return _analysis(dump, analyzers, tasks, found, skips=skips, stopped=stopped)
+
+
+def _deadline(options: Options) -> Callable[[], None]:
+    started = time.monotonic()
+
+    def check() -> None:
+        if options.timeout is not None and time.monotonic() - started > options.timeout:
+            raise TimedOut(f"not reached: stopped after {options.timeout:g} seconds", hint="--timeout gives it more")
+
+    return check
+
+
+def _bytes(task: _Task) -> int:
+    rows = task.point.rows or 0
+    return rows * sum(task.point.arrays[role].row_bytes for role in task.roles)
+
+
+def roles_of(dump: Dump, point: HookPoint) -> set[str]:
+    """The roles a hook point offers: its own, two views where it has a stack of views, and its predictor's output."""
+    roles = set(point.arrays)
+    if "views" in roles and point.arrays["views"].shape[1] >= 2:
+        roles |= {"view_a", "view_b"}
+    if any(other.name == f"{point.name}.predictor" and "features" in other.arrays for other in dump.points):
+        roles.add("predictor")
+    return roles
+
+
+def _tasks(
+    dump: Dump, analyzers: Sequence[Analyzer], is_wanted: Callable[[str], bool]
+) -> tuple[list[_Task], list[Skip]]:
+    tasks: list[_Task] = []
+    skips: list[Skip] = []
+    for order, point in enumerate(dump.points):
+        if not is_wanted(point.name):
+            continue
+        roles = roles_of(dump, point)
+        accepted = []
+        for analyzer in analyzers:
+            if analyzer.view not in ("activations", "layers") or not analyzer.acceptance.dump_roles <= roles:
+                continue
+            needs = [one for one in map(need, analyzer.needs) if set(one.roles) <= roles]
+            wide = [one for one in needs if _width(point, one) > MAX_WIDTH]
+            if wide:
+                reason = f"width {_width(point, wide[0]):,} > {MAX_WIDTH:,}: its moments would not fit"
+                skips.append(Skip(analyzer.name, point.name, reason))
+                continue
+            accepted.append(analyzer)
+        if not accepted:
+            continue
+        wanted = {name: need(name) for analyzer in accepted for name in analyzer.needs}
+        fed = tuple(one for one in wanted.values() if set(one.roles) <= roles)
+        named = {role for a in accepted for role in (*a.acceptance.dump_roles, *a.uses)}
+        whole = tuple(role for role, array in point.arrays.items() if role in named and array.role.rows is None)
+        tasks.append(_Task(point, tuple(accepted), fed, whole, order))
+    return tasks, skips
+
+
+def _width(point: HookPoint, one: Need) -> int:
+    """Columns of the widest role that an accumulator of pairs of columns is fed."""
+    if one.name.startswith(("sample", "extremes")):
+        return 0
+    widths = [0]
+    for role in one.roles:
+        array = point.arrays.get(role)
+        if array is not None and array.role.numbers == "float":
+            widths.append(max(1, _columns(array.shape)))
+    return max(widths)
+
+
+def _columns(shape: Sequence[int]) -> int:
+    total = 1
+    for side in shape[1:]:
+        total *= side
+    return total
+
+
+def _accumulated(dump: Dump, task: _Task, session: Session, options: Options, found: Results) -> Activations | None:
+    """The hook point with everything accumulated, on the device, or on the CPU where the device is too small."""
+    point, device = task.point, torch.device(options.device)
+    order = (task.order, -1, 0, 0)
+    for attempt in dict.fromkeys((device, torch.device("cpu"))):
+        try:
+            view = _fed(dump, task, session, options, attempt)
+        except TimedOut:
+            raise
+        except CollapseError as error:
+            found.results.append((order, Skip(None, point.name, str(error))))
+            return None
+        except Exception as error:
+            if not (is_out_of_memory(error) and attempt.type == "cuda"):
+                raise
+            torch.cuda.empty_cache()
+            continue
+        found.read.add(point.name)
+        return view
+    return None
+
+
+def _fed(dump: Dump, task: _Task, session: Session, options: Options, device: torch.device) -> Activations:
+    point = task.point
+    accumulators = {one.name: one.make(options.seed) for one in task.needs}
+    rows = finite = 0
+    for batch in _batches(dump, task, device):
+        session.check()
+        for accumulator in accumulators.values():
+            accumulator.update(batch)
+        rows += batch.count
+        finite += int(batch.finite().sum())
+    return Activations(
+        point.site,
+        accumulators,
+        shapes={role: tuple(array.shape) for role, array in point.arrays.items()} | _derived_shapes(dump, point),
+        dtypes={role: array.dtype for role, array in point.arrays.items()},
+        arrays={role: dump.read(point.name, role) for role in task.arrays},
+        metadata=dump.metadata,
+        rows=rows,
+        finite_rows=finite,
+        seed=options.seed,
+    )
+
+
+def _derived_shapes(dump: Dump, point: HookPoint) -> dict[str, tuple[int, ...]]:
+    """Shapes of the roles that a hook point offers without having an array of that name."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for role in roles_of(dump, point) - point.arrays.keys():
+        if role == "predictor":
+            shapes[role] = tuple(dump[f"{point.name}.predictor"].arrays["features"].shape)
+        else:
+            samples, _views, features = point.arrays["views"].shape
+            shapes[role] = (samples, features)
+    return shapes
+
+
+def _batches(dump: Dump, task: _Task, device: torch.device) -> Iterator[Batch]:
+    """The rows of a hook point in windows, with two views out of a stack and the predictor's output beside them."""
+    point, roles = task.point, list(task.roles)
+    named = {role for one in task.needs for role in one.roles} | set(task._used())
+    derived = named & (roles_of(dump, point) - point.arrays.keys())
+    if derived & {"view_a", "view_b"} and "views" not in roles:
+        roles.append("views")
+    if not roles:
+        return
+    start = 0
+    for window in dump.batches(point.name, roles):
+        tensors: dict[str, Tensor] = dict(window)
+        count = next(iter(tensors.values())).shape[0]
+        for place, role in enumerate(("view_a", "view_b")):
+            if role in derived:
+                tensors[role] = tensors["views"][:, place]
+        if "predictor" in derived:
+            tensors["predictor"] = dump.read_rows(f"{point.name}.predictor", "features", start, start + count)
+        yield Batch({role: tensor.to(device) for role, tensor in tensors.items()}, start=start)
+        start += count
+
+
+def _analysis(
+    dump: Dump,
+    analyzers: Sequence[Analyzer],
+    tasks: Sequence[_Task],
+    found: Results,
+    *,
+    skips: Sequence[Skip],
+    stopped: str,
+) -> Analysis:
+    found.results.sort(key=lambda pair: pair[0])
+    results = [result for _order, result in found.results]
+    measurements = tuple(result for result in results if isinstance(result, Measurement))
+    said = [*dump.unreadable, *skips, *(result for result in results if isinstance(result, Skip))]
+    lost = {skip.site for skip in said if skip.analyzer is None}
+    if stopped:
+        unread = [task.point.name for task in tasks if task.point.name not in found.read | lost]
+        said += [Skip(None, name, stopped) for name in unread]
+    accepting = {analyzer.name for task in tasks for analyzer in task.analyzers}
+    said += [
+        Skip(a.name, None, f"nothing to accept: takes {a.manual.accepts}")
+        for a in analyzers
+        if a.view in ("activations", "layers") and a.name not in accepting and not _is_named(a, said)
+    ]
+    return Analysis(
+        (*(task.point.site for task in tasks), *_derived(found, results, tasks)),
+        measurements,
+        tuple(said),
+        tuple(result for result in results if isinstance(result, Failure)),
+        Coverage(len(dump.points), len(tasks), len(found.read)),
+        (),
+        dict(found.seconds),
+    )
+
+
+def _is_named(analyzer: Analyzer, skips: Iterable[Skip]) -> bool:
+    return any(skip.analyzer == analyzer.name for skip in skips)
+
+
+def _derived(found: Results, results: Sequence[Any], tasks: Sequence[_Task]) -> list[Site]:
+    """Sites that analyzers made, in the order in which results name them."""
+    known: Mapping[str, Site] = {task.point.name: task.point.site for task in tasks}
+    used = dict.fromkeys(result.site for result in results if result.site is not None and result.site not in known)
+    layers = Site(LAYERS_SITE, (), "", None, Role.ACTIVATION)
+    return [found.derived.get(name, layers) for name in used if name in found.derived or name == LAYERS_SITE]
