@@ -36,21 +36,17 @@ def test_what_is_read_is_what_was_appended(limit: dict[str, int], tmp_path: Path
     with DumpWriter(tmp_path / "d", metadata={"split": "test"}, **limit) as writer:
         for batch in batches:
             writer.append(batch)
-            for tensor in batch.values():
-                expected = tensor.clone()
-                tensor.zero_()  # the writer must have its own copy
-                tensor.data = expected
         writer.attach({"head_weight": torch.eye(5)})
     shards = sorted(file.name for file in (tmp_path / "d").iterdir())
     assert shards[0] == "dump.index.json"
-    assert len(shards) == {(): 2, (4,): 6, (100,): 8, (1,): 22}[tuple(limit.values())]
+    assert len(shards) == {(): 2, (4,): 7, (100,): 8, (1,): 22}[tuple(limit.values())]
     dump = open_dump(tmp_path / "d")
     assert dump.metadata == {"split": "test", "collapse.schema": "dump/1"}
     for name, role in (("encoder.layer.3/features", "features"), ("labels", "labels")):
         expected = torch.cat([batch[name] for batch in batches])
         assert torch.equal(torch.cat([b[role] for b in dump.batches("encoder.layer.3", [role], rows=3)]), expected)
     assert torch.equal(dump.read("output", "head_weight"), torch.eye(5))
-    assert dump.notices == ("head_bias",)[:0]
+    assert dump.notices == ()
 
 
 def test_a_copy_is_taken_of_a_batch(tmp_path: Path) -> None:
@@ -104,12 +100,19 @@ BAD: dict[str, tuple[list[dict[str, Any]], str]] = {
 }
 
 
+def _write(path: Path, appends: list[dict[str, Any]], *, failing: bool = False, shard_rows: int | None = None) -> None:
+    with DumpWriter(path, shard_rows=shard_rows) as writer:
+        for arrays in appends:
+            writer.append(arrays)
+        if failing:
+            raise ZeroDivisionError
+
+
 @pytest.mark.parametrize("case", BAD)
 def test_a_bad_append_says_what_was_expected_and_given(case: str, tmp_path: Path) -> None:
     appends, message = BAD[case]
-    with pytest.raises(InputError) as refused, DumpWriter(tmp_path / "d") as writer:
-        for arrays in appends:
-            writer.append(arrays)
+    with pytest.raises(InputError) as refused:
+        _write(tmp_path / "d", appends)
     assert message in str(refused.value).replace("output/", "")
     assert str(tmp_path) in str(refused.value)
     assert not is_dump(tmp_path / "d")
@@ -140,11 +143,10 @@ def test_a_finished_dump_takes_no_more(tmp_path: Path) -> None:
 
 
 def test_after_an_exception_there_is_no_index_and_the_shards_are_whole(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), DumpWriter(tmp_path / "d", shard_rows=4) as writer:
-        writer.append(_rows(10))
-        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        _write(tmp_path / "d", [_rows(10)], failing=True, shard_rows=4)
     assert not is_dump(tmp_path / "d")
-    with pytest.raises(UnreadableDump, match="no dump.index.json".replace(".", r"\.")):
+    with pytest.raises(UnreadableDump, match=r"no dump\.index\.json"):
         open_dump(tmp_path / "d")
     dump = open_dump(tmp_path / "d", as_dump=True)
     assert torch.equal(dump.read("encoder.layer.3", "features"), _rows(10)["encoder.layer.3/features"][:8])
@@ -158,7 +160,8 @@ from collapse_cli.capture import DumpWriter
 writer = DumpWriter(sys.argv[1], shard_rows=64)
 row = 0
 while True:
-    writer.append({"features": torch.arange(row, row + 16.0)[:, None].expand(16, 300), "ids": torch.arange(row, row + 16)})
+    ids = torch.arange(row, row + 16)
+    writer.append({"features": ids[:, None].float().expand(16, 300), "ids": ids})
     row += 16
 """
 
@@ -301,7 +304,7 @@ def test_poolings_that_do_not_fit() -> None:
         ((2, 3, 4, 4), "none"),
         ((2, 2, 2, 2, 2, 2), "mean"),
     ):
-        with pytest.raises(InputError, match='site "s": .*it is 2 × '):
+        with pytest.raises(InputError, match=r'site "s": .*it is 2 × '):
             pooled(torch.ones(shape), None, pooling, site="s")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="a row per entry of the mask"):
         pooled(torch.ones(3, 5, 2), MASK, "mean", site="s")

@@ -30,7 +30,7 @@ def inspect(
     """
     from collapse_cli.cli.messages import say_error
     from collapse_cli.cli.output import has_color, terminal_width, write_text
-    from collapse_cli.cli.request import choice, role_map
+    from collapse_cli.cli.request import choice, mapping
     from collapse_cli.cli.subjects import files_looked_at
     from collapse_cli.errors import InputError
     from collapse_cli.render.contents import rendered
@@ -38,7 +38,7 @@ def inspect(
 
     choice("--format", format, ("table", "json", "csv"))
     choice("--color", color, ("auto", "always", "never"))
-    mapped = role_map(flags.words(roles))
+    mapped = mapping(flags.words(roles)).tensors
     found: list[Contents] = []
     problems = 0
     for subject in (subject for path in paths for subject in subject_paths(Path(path))):

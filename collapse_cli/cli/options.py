@@ -10,6 +10,7 @@ from collapse_cli.errors import BadPolicy
 __all__ = [
     "All",
     "AllowPartial",
+    "As",
     "Color",
     "Device",
     "Exclude",
@@ -79,8 +80,15 @@ Exclude = Annotated[
 Map = Annotated[
     List,
     typer.Option(
-        "--map", envvar="COLLAPSE_MAP", metavar="ROLE=TENSOR",
-        help="The role of tensors with foreign names (glob), e.g. codebook=vq.table.",
+        "--map", envvar="COLLAPSE_MAP", metavar="ROLE=NAME",
+        help="The role of tensors (glob) or dump arrays with foreign names, e.g. codebook=vq.table, features=x.",
+    ),
+]  # fmt: skip
+As = Annotated[
+    str | None,
+    typer.Option(
+        "--as", envvar="COLLAPSE_AS", metavar="KIND",
+        help="checkpoint or dump, where the content is not to decide.", show_default="by content",
     ),
 ]  # fmt: skip
 Intent = Annotated[

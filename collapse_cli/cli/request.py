@@ -1,17 +1,27 @@
 """What the flags ask for, checked: the policy and the roles that the user names."""
 
+from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
 from collapse_cli.errors import BadPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from collapse_cli.core.policy import Policy
     from collapse_cli.core.site import Role
 
-__all__ = ["choice", "policy", "role_map"]
+__all__ = ["Mapping", "choice", "mapping", "policy"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """What foreign names mean: tensor pattern → role of a checkpoint, dump role → array."""
+
+    tensors: "dict[str, Role]"
+    arrays: "dict[str, str]"
 
 
 def choice(flag: str, given: str, allowed: "Iterable[str]") -> str:
@@ -55,18 +65,25 @@ def policy(
     )
 
 
-def role_map(given: tuple[str, ...]) -> "Mapping[str, Role]":
-    """`ROLE=TENSOR` words as tensor pattern → role.
+def mapping(given: tuple[str, ...]) -> Mapping:
+    """`ROLE=NAME` words: of a checkpoint a tensor pattern, of a dump an array (there `<site>/ROLE` is a role as well).
 
     Raises:
         BadPolicy: a word without `=`, or an unknown role.
     """
+    from collapse_cli.core.roles import ROLES
     from collapse_cli.core.site import Role
 
-    mapped = {}
+    tensors: dict[str, Role] = {}
+    arrays: dict[str, str] = {}
     for word in given:
-        role, equals, pattern = word.partition("=")
-        if not equals or not pattern:
-            raise BadPolicy(f'--map "{word}"', expected="should be ROLE=TENSOR, e.g. codebook=vq.table")
-        mapped[pattern] = Role(choice("--map: role", role, list(Role)))
-    return mapped
+        role, equals, name = word.partition("=")
+        if not equals or not name:
+            raise BadPolicy(f'--map "{word}"', expected="should be ROLE=NAME, e.g. codebook=vq.table or features=x")
+        known = choice("--map: role", role.rpartition("/")[2], sorted({*Role, *ROLES}))
+        # some words are roles of both; which is meant, what the file is decides
+        if known in set(Role):
+            tensors[name] = Role(known)
+        if known in ROLES:
+            arrays[role] = name
+    return Mapping(tensors, arrays)

@@ -14,7 +14,7 @@ __all__ = ["scan"]
 
 
 def scan(  # noqa: PLR0913 - one parameter a flag
-    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Checkpoints, or folders of them.")],
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Checkpoints, dumps, or folders of them.")],
     select: flags.Select = None,
     ignore: flags.Ignore = None,
     sites: flags.Sites = None,
@@ -22,6 +22,7 @@ def scan(  # noqa: PLR0913 - one parameter a flag
     include: flags.Include = None,
     exclude: flags.Exclude = None,
     roles: flags.Map = None,
+    kind: flags.As = None,
     intent: flags.Intent = None,
     fail_on: flags.FailOn = "error",
     exit_zero: flags.ExitZero = False,
@@ -40,7 +41,7 @@ def scan(  # noqa: PLR0913 - one parameter a flag
     seed: flags.Seed = 0,
     no_plugins: flags.NoPlugins = False,
 ) -> int:
-    """Measure and judge checkpoints, or every checkpoint of a folder.
+    """Measure and judge checkpoints and dumps of activations, or all that a folder holds.
 
     Exit codes: 0 nothing at or above --fail-on; 1 findings; 2 unreadable, wrong usage or a partial analysis;
     3 nothing was analysed.
@@ -48,7 +49,7 @@ def scan(  # noqa: PLR0913 - one parameter a flag
     from collapse_cli.cli.messages import say_error
     from collapse_cli.cli.output import Destinations, deliver
     from collapse_cli.cli.progress import watching
-    from collapse_cli.cli.request import policy, role_map
+    from collapse_cli.cli.request import choice, mapping, policy
     from collapse_cli.errors import BadPolicy
 
     destinations = Destinations.parsed(format, tuple(output or ()), color=color, show_all=show_all, quiet=quiet)
@@ -56,7 +57,8 @@ def scan(  # noqa: PLR0913 - one parameter a flag
         select=flags.words(select), ignore=flags.words(ignore), intent=intent, fail_on=fail_on,
         exit_zero=exit_zero, allow_partial=allow_partial,
     )  # fmt: skip
-    mapped = role_map(flags.words(roles))
+    mapped = mapping(flags.words(roles))
+    held = None if kind is None else choice("--as", kind, ("checkpoint", "dump"))
     if "" in paths:
         raise BadPolicy("PATH is empty", hint="is a variable of the calling script unset?")
     bound = flags.byte_count(max_memory)
@@ -73,7 +75,9 @@ def scan(  # noqa: PLR0913 - one parameter a flag
                 ignore_sites=flags.words(ignore_sites),
                 include=flags.words(include),
                 exclude=flags.words(exclude),
-                roles=mapped,
+                roles=mapped.tensors,
+                arrays=mapped.arrays,
+                kind="dump" if held == "dump" else "checkpoint" if held else None,
                 max_memory=bound,
                 timeout=timeout,
                 plugins=not no_plugins,

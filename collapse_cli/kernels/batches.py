@@ -157,7 +157,8 @@ class Batch:
 
         def units() -> Tensor:
             norms = self.norms(role)
-            return self.rows(role) * torch.where(norms > 0.0, norms, 1.0).reciprocal()[:, None]
+            directions: Tensor = self.rows(role) * torch.where(norms > 0.0, norms, 1.0).reciprocal()[:, None]
+            return directions
 
         return self._once(("units", role), units)
 

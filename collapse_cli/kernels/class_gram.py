@@ -46,7 +46,9 @@ class ClassGram:
             rows, units = rows[is_labelled], units[is_labelled]
         slots, order = self._room(labels), torch.argsort(place)
         sizes = torch.bincount(place, minlength=labels.numel()).tolist()
-        for slot, chosen in zip(slots.tolist(), order.split(sizes), strict=True):
+        first = 0
+        for slot, size in zip(slots.tolist(), sizes, strict=True):
+            chosen, first = order[first : first + size], first + size
             own, directions = rows[chosen], units[chosen]
             self._counts[slot] += own.shape[0]
             self._sums[slot] += own.sum(0)

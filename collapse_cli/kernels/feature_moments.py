@@ -104,7 +104,7 @@ class Moments:
 
     @property
     def sum(self) -> Float[Tensor, " features"]:
-        """s = Σ(x − c)."""
+        """Sum about the shift, s = Σ(x − c)."""
         return self._sum.cpu()
 
     @property
@@ -119,7 +119,7 @@ class Moments:
 
     @property
     def unit_sum(self) -> Float[Tensor, " features"]:
-        """t = Σz."""
+        """Sum of directions, t = Σz."""
         return self._unit_sum.cpu()
 
     @property

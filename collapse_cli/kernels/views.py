@@ -5,6 +5,7 @@ Every view memoises: `view.get(f)` is `f(view)`, computed once however many anal
 Views are used by one thread at a time and never modify their tensors.
 """
 
+import math
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, final
@@ -207,14 +208,21 @@ def _generator(seed: int, site: Site) -> torch.Generator:
 
 #: Entries of one block of a pass over all of them: 32 MiB in float64.
 _BLOCK_ENTRIES = 1 << 22
+#: Beyond it float64 has no room for the fourth power of an entry, the largest that is formed (squared logits).
+_LARGEST = 1e75
 
 
 def is_finite(weight: Weight) -> bool:
-    """Whether every entry is finite; shared, because LAPACK raises on NaN on the CPU and not on CUDA."""
+    """Whether every entry is finite and float64 can hold what is made of it.
+
+    Shared, because LAPACK raises on NaN on the CPU and not on CUDA.
+    """
     tensor = weight.tensor
     if tensor.numel() == 0:
         return True
-    # a sum with a dtype converts all it is given first: eight bytes for each entry of a block only
     blocks = tensor.split(max(1, _BLOCK_ENTRIES * tensor.shape[0] // tensor.numel())) if tensor.dim() else (tensor,)
-    # a sum is finite only if no term is NaN; it may still overflow, then the entries are looked at one by one
+    if tensor.dtype == torch.float64:
+        return all(float(torch.linalg.vector_norm(block, math.inf)) <= _LARGEST for block in blocks)
+    # a sum with a dtype converts all it is given first, hence the blocks; it is finite only if no term is NaN, and
+    # overflows or cancels to NaN where entries are infinite, which are then looked at one by one
     return all(bool(block.sum(dtype=torch.float64).isfinite()) or bool(block.isfinite().all()) for block in blocks)

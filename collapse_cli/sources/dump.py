@@ -152,8 +152,9 @@ def _itself(checkpoint: Checkpoint) -> Checkpoint:
 def is_dump(source: Checkpoint | str | os.PathLike[str]) -> bool:
     """Whether a checkpoint, or what a path holds, is a dump: its metadata says so, or an array is named by a role.
 
-    Roles without rows (`codebook`, `head_weight`) do not make a dump: a model may have tensors of such names. What
-    cannot be read is none, unless the header of a truncated file still says it.
+    Neither roles without rows (`codebook`, `head_weight`) nor annotations (`labels`, `ids`, `mask`) make a dump alone: a
+    model may have buffers of such names. What cannot be read is none, unless the header of a truncated file still says
+    it.
     """
     if not isinstance(source, str | os.PathLike):
         return _says_dump(source.metadata, [site.name for site in source.sites()])
@@ -176,7 +177,9 @@ def is_dump(source: Checkpoint | str | os.PathLike[str]) -> bool:
 
 def _says_dump(metadata: Mapping[str, str], names: Sequence[str]) -> bool:
     roles = (ROLES.get(split_name(name)[1]) for name in names)
-    return SCHEMA_KEY in metadata or any(role is not None and role.rows is not None for role in roles)
+    return SCHEMA_KEY in metadata or any(
+        role is not None and role.rows is not None and not role.is_shared for role in roles
+    )
 
 
 def _dump(path: str, listed: ShardList, mapped: Mapping[str, str]) -> Dump:

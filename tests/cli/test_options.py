@@ -3,7 +3,7 @@
 import pytest
 
 from collapse_cli.cli.options import byte_count, words
-from collapse_cli.cli.request import choice, role_map
+from collapse_cli.cli.request import Mapping, choice, mapping
 from collapse_cli.core.site import Role
 from collapse_cli.errors import BadPolicy
 
@@ -41,7 +41,10 @@ def test_lists_are_repeated_or_separated_by_commas() -> None:
 
 
 def test_a_role_is_given_to_a_pattern_that_may_hold_an_equals_sign() -> None:
-    assert role_map(("codebook=vq.table", "head=x=y")) == {"vq.table": Role.CODEBOOK, "x=y": Role.HEAD}
+    assert mapping(("codebook=vq.table", "head=x=y", "encoder.1/features=h", "labels=y")) == Mapping(
+        {"vq.table": Role.CODEBOOK, "x=y": Role.HEAD},
+        {"codebook": "vq.table", "encoder.1/features": "h", "labels": "y"},
+    )
 
 
 def test_a_wrong_word_lists_the_right_ones_and_guesses() -> None:

@@ -101,7 +101,7 @@ MESSAGES = {
     "no such intent": (["scan", "--intent", "clasifier", GOOD], 'hint: did you mean "classifier"?'),
     "no such severity": (["scan", "--fail-on", "warn", GOOD], 'hint: did you mean "warning"?'),
     "no such role": (["scan", "--map", "codebok=vq", GOOD], 'hint: did you mean "codebook"?'),
-    "no role at all": (["scan", "--map", "codebook", GOOD], "should be ROLE=TENSOR"),
+    "no role at all": (["scan", "--map", "codebook", GOOD], "should be ROLE=NAME"),
     "no such device": (["scan", "--device", "gpu", GOOD], 'error: --device "gpu" should be auto, cpu or cuda[:N]'),
     "no such size": (["scan", "--max-memory", "3Q", GOOD], "should be a size such as 4GiB or 500MB"),
     "no path": (["scan"], "error: missing argument 'PATH...'\n"),

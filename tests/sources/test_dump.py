@@ -203,6 +203,7 @@ def test_what_makes_a_file_a_dump(tmp_path: Path) -> None:
         "d": ({"codebook": FEATURES}, {}, False),
         "e": ({"x": FEATURES}, {}, False),
         "f": ({"mu": FEATURES}, {}, True),
+        "g": ({"labels": LABELS, "position_ids": LABELS}, {}, False),
     }
     for name, (arrays, metadata, expected) in cases.items():
         path = _safetensors(tmp_path / name, arrays, metadata)
