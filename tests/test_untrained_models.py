@@ -291,7 +291,7 @@ PLAIN: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
     "unet": (_unet, _SEEN),
     "lstm": (lambda: _recurrent(nn.LSTM), {"embedding-table", "effective-rank"}),
     "gru": (lambda: _recurrent(nn.GRU), {"embedding-table", "effective-rank"}),
-    "encoder": (_encoder, {"head-redundancy", "normalization-scale"}),
+    "encoder": (_encoder, {"effective-rank", "normalization-scale"}),
     "recommender": (
         lambda: nn.ModuleDict({"user_embedding": nn.Embedding(400, 16), "item_embedding": nn.Embedding(300, 16)}),
         {"embedding-table"},

@@ -10,12 +10,16 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from collapse_cli.kernels import (
+        accumulators,
         assignment,
         attention_logits,
+        batches,
+        class_geometry,
         codebooks,
         distribution,
         embedding_rows,
         frames,
+        isotropy,
         low_rank,
         moments,
         neighbours,
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
         precision,
         random_matrix,
         rank_correlation,
+        similarity,
         spectrum,
         strength,
         views,
@@ -31,12 +36,16 @@ if TYPE_CHECKING:
     )
 
 _SUBMODULES = [
+    "accumulators",
     "assignment",
     "attention_logits",
+    "batches",
+    "class_geometry",
     "codebooks",
     "distribution",
     "embedding_rows",
     "frames",
+    "isotropy",
     "low_rank",
     "moments",
     "neighbours",
@@ -45,6 +54,7 @@ _SUBMODULES = [
     "precision",
     "random_matrix",
     "rank_correlation",
+    "similarity",
     "spectrum",
     "strength",
     "views",

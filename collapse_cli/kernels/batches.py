@@ -146,11 +146,20 @@ class Batch:
     def scatter(self, role: str, shift: Float[Tensor, " features"]) -> Float[Tensor, "features features"]:
         """Σ(x − c)(x − c)ᵀ of this batch; added to, never written to, by its readers."""
         shifted = self.shifted(role, shift)
-        return self._once(("scatter", role), lambda: shifted.T @ shifted)
+
+        def product() -> Tensor:
+            return shifted.T @ shifted
+
+        return self._once(("scatter", role), product)
 
     def norms(self, role: str) -> Float[Tensor, " finite"]:
         """Lengths of the rows, ‖x‖."""
-        return self._once(("norms", role), lambda: torch.linalg.vector_norm(self.rows(role), dim=1))
+
+        def lengths() -> Tensor:
+            result: Tensor = torch.linalg.vector_norm(self.rows(role), dim=1)
+            return result
+
+        return self._once(("norms", role), lengths)
 
     def unit_rows(self, role: str) -> Float[Tensor, "finite features"]:
         """x/‖x‖; a zero row stays zero and so adds nothing to a sum."""
@@ -204,8 +213,9 @@ def finite_rows(tensor: Tensor, *, is_logit: bool = False) -> Bool[Tensor, " sam
     """Which rows have finite entries only, of magnitude below 2²⁴⁰; integers always have."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return torch.ones(tensor.shape[0], dtype=torch.bool, device=tensor.device)
-    # both extremes of a row with a NaN are NaN, and no comparison with NaN holds
-    low, high = torch.aminmax(tensor.reshape(tensor.shape[0], -1), dim=1)
+    # both extremes of a row with a NaN are NaN, and no comparison with NaN holds; `aminmax` takes nine times as long
+    flat = tensor.reshape(tensor.shape[0], -1)
+    low, high = flat.amin(1), flat.amax(1)
     is_low_fine = (low > -_LARGEST_ENTRY) | (low == -torch.inf) if is_logit else low > -_LARGEST_ENTRY
     return is_low_fine & (high < _LARGEST_ENTRY)
 

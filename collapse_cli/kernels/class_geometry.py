@@ -112,7 +112,7 @@ def within_class_cosine(unit_sums: Float[Tensor, "classes features"], counts: In
 
 
 def leave_one_out_factor(counts: Int[Tensor, " classes"]) -> Float[Tensor, " classes"]:
-    """(n/(n−1))²: squared distance of a row to the mean of the *other* rows of its class, over that to the mean of all."""
+    """(n/(n−1))²: squared distance of a row to the mean of the other rows of its class, over that to its own mean."""
     exact = counts.double()
     return (exact / (exact - 1.0)).square()
 

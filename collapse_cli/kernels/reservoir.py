@@ -111,7 +111,11 @@ class Sample:
     @property
     def indices(self) -> Int[Tensor, " kept"]:
         """Index in the whole dump of every row kept, ascending."""
-        return self._indices[0][self._order()].cpu() if self._indices else torch.zeros(0, dtype=torch.int64)
+        if not self._indices:
+            return torch.zeros(0, dtype=torch.int64)
+        # first the order: it settles what the sample holds
+        order = self._order()
+        return self._indices[0][order].cpu()
 
     @property
     def is_uniform(self) -> Bool[Tensor, " kept"]:

@@ -46,8 +46,8 @@ _GRAM_TRUST = 1e-6
 _ROUNDING_RMS = 0.21
 #: float64 entries of one block of the Gram accumulation: 32 MiB.
 _BLOCK_ENTRIES = 1 << 22
-#: float64 entries of one block of a pass over all entries: 2 MiB stay in the cache.
-_PASS_ENTRIES = 1 << 18
+#: float64 entries of one block of a pass over all entries: 512 KiB stay in the cache.
+_PASS_ENTRIES = 1 << 16
 #: CUDA compute capabilities with at least half-rate float64 (data-centre parts); the rest have 1/32 or less.
 _FAST_FLOAT64 = frozenset({(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)})
 
@@ -61,7 +61,9 @@ def gram_of(matrix: Float[Tensor, "out in"]) -> Float[Tensor, "rank rank"]:
     """The float64 Gram matrix of the smaller side (W·Wᵀ if out ≤ in, else Wᵀ·W), accumulated in blocks."""
     long_first = matrix if matrix.shape[0] > matrix.shape[1] else matrix.T
     side = long_first.shape[1]
-    step = max(1, _BLOCK_ENTRIES // max(side, 1))
+    # a quarter of the Gram matrix itself: smaller blocks write it too often, larger ones leave the cache
+    entries = min(max(1 << 18, side * side // 4), _BLOCK_ENTRIES)
+    step = max(1, entries // max(side, 1))
     total = torch.zeros(side, side, dtype=torch.float64, device=matrix.device)
     for start in range(0, long_first.shape[0], step):
         block = long_first[start : start + step].to(torch.float64)

@@ -152,7 +152,7 @@ def _itself(checkpoint: Checkpoint) -> Checkpoint:
 def is_dump(source: Checkpoint | str | os.PathLike[str]) -> bool:
     """Whether a checkpoint, or what a path holds, is a dump: its metadata says so, or an array is named by a role.
 
-    Neither roles without rows (`codebook`, `head_weight`) nor annotations (`labels`, `ids`, `mask`) make a dump alone: a
+    Roles without rows (`codebook`, `head_weight`) and annotations (`labels`, `ids`, `mask`) alone make none: a
     model may have buffers of such names. What cannot be read is none, unless the header of a truncated file still says
     it.
     """
