@@ -1,6 +1,7 @@
 """Low-rank adapters: pairs of factors A (rank × in) and B (out × rank), and the scale of their product."""
 
 import math
+import sys
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -106,7 +107,8 @@ def _facts(path: str, rank: int, adapter: Mapping[str, Any], *, is_directional: 
         return facts
     facts["use_rslora"] = bool(adapter.get("use_rslora", False))
     alpha = _matched(adapter.get("alpha_pattern"), facts["target"], adapter.get("lora_alpha"))
-    if isinstance(alpha, int | float) and rank > 0:
+    # JSON knows integers that no float holds, and NaN, which no comparison lets through
+    if isinstance(alpha, int | float) and abs(alpha) <= sys.float_info.max and rank > 0:
         facts["alpha"] = alpha
         # rank-stabilised scale: Kalajdzievski, rsLoRA 2023
         facts["lora_scale"] = alpha / math.sqrt(rank) if facts["use_rslora"] else alpha / rank

@@ -4,6 +4,7 @@ A `Material` is what stands between the bytes and the effective weights: one ten
 stacked and fused, under the name the model knows it by.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -87,12 +88,12 @@ def _reparametrised(site: Site, sites: Mapping[str, Site]) -> Material | Skip | 
     if ending in {"orig", "u", "v", "mask"} and whole in sites:
         if left in sites:
             reads = (whole, left, right) if right in sites else (whole, left)
-            return _composed(name, sites[whole], reads, spectral_normalised)
+            return _composed(name, site, [sites[read] for read in reads], spectral_normalised)
         if f"{name}_mask" in sites:
-            return _composed(name, sites[whole], (whole, f"{name}_mask"), masked)
+            return _composed(name, site, [sites[whole], sites[f"{name}_mask"]], masked)
     gain = f"{name}_g"
     if ending in {"g", "v"} and gain in sites and right in sites and sites[right].is_floating:
-        return _composed(name, sites[right], (gain, right), weight_normalised)
+        return _composed(name, site, [sites[gain], sites[right]], weight_normalised)
     return None
 
 
@@ -102,17 +103,36 @@ def _parametrisation(site: Site, sites: Mapping[str, Site]) -> Material | Skip |
     prefix, name = f"{path}.parametrizations.{parameter}", f"{path}.{parameter}"
     gain, direction, whole = f"{prefix}.original0", f"{prefix}.original1", f"{prefix}.original"
     if gain in sites and direction in sites:
-        return _composed(name, sites[direction], (gain, direction), weight_normalised)
+        return _composed(name, site, [sites[gain], sites[direction]], weight_normalised)
     left, right = f"{prefix}.0._u", f"{prefix}.0._v"
     if whole in sites and left in sites and right in sites:
-        return _composed(name, sites[whole], (whole, left, right), spectral_normalised)
+        return _composed(name, site, [sites[whole], sites[left], sites[right]], spectral_normalised)
     if part == "original":
         return Skip(None, site.name, "unknown parametrisation: only weight norm and spectral norm are composed")
     return None
 
 
-def _composed(name: str, main: Site, reads: tuple[str, ...], compose: "Callable[..., Tensor]") -> Material:
-    return Material(replace(main, name=name), reads, compose)
+def _composed(name: str, asked: Site, parts: list[Site], compose: "Callable[..., Tensor]") -> Material | Skip:
+    """The parts together, under the name of the whole; a skip of the part asked about where they do not fit."""
+    shapes = [part.shape for part in parts]
+    if not _FITS[compose](*shapes):
+        listed = ", ".join(str(list(shape)) for shape in shapes)
+        return Skip(None, asked.name, f"parts of a reparametrised weight do not fit one another: shapes {listed}")
+    main = parts[1] if compose is weight_normalised else parts[0]
+    return Material(replace(main, name=name), tuple(part.name for part in parts), compose)
+
+
+def _is_gain(gain: tuple[int, ...], direction: tuple[int, ...]) -> bool:
+    if math.prod(gain) == 1 or (len(gain) == 1 and gain == direction[:1]):
+        return True
+    return len(gain) == len(direction) and all(one in {1, side} for one, side in zip(gain, direction, strict=True))
+
+
+def _is_norm(whole: tuple[int, ...], left: tuple[int, ...], right: tuple[int, ...] | None = None) -> bool:
+    rows, entries = math.prod(left), math.prod(whole)
+    if len(whole) < 2 or not entries or rows not in whole[:2]:
+        return False
+    return right is None or math.prod(right) == entries // rows
 
 
 def _wide(tensor: "Tensor") -> "Tensor":
@@ -150,6 +170,14 @@ def spectral_normalised(weight: "Tensor", left: "Tensor", right: "Tensor | None"
 def masked(weight: "Tensor", mask: "Tensor") -> "Tensor":
     """W ⊙ mask, as `torch.nn.utils.prune` stores it."""
     return weight * mask.to(weight.dtype)
+
+
+#: Whether shapes belong together, by what is made of them.
+_FITS: dict[Callable[..., Any], Callable[..., bool]] = {
+    weight_normalised: _is_gain,
+    spectral_normalised: _is_norm,
+    masked: lambda whole, mask: whole == mask,
+}
 
 
 # --- quantised formats ------------------------------------------------------------------------------------------------

@@ -181,6 +181,8 @@ def test_sites_stand_in_depth_order() -> None:
     dump = memory_dump({f"{name}/features": FEATURES for name in names})
     assert [site.name for site in dump.sites()] == ["layers.2", "layers.10", "conv2", "conv10", "head", "output"]
     assert [site.layer for site in dump.sites()] == [2, 10, None, None, None, None]
+    stacks = memory_dump({f"{name}/features": FEATURES for name in ("a.layers.1", "a.layers.0", "b.layers.0")})
+    assert [site.name for site in stacks.sites()] == ["a.layers.0", "b.layers.0", "a.layers.1"]
 
 
 def test_annotations_of_the_output_belong_to_every_site_of_as_many_samples() -> None:
