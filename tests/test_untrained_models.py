@@ -3,6 +3,7 @@
 import copy
 import os
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,13 @@ PRETRAINED = {
     ),
     "deepseek_v3": ("DeepseekV3ForCausalLM", "DeepseekV3Config", _TEXT | _MLA, _MIXTURE, set()),
     "gpt2": ("GPT2LMHeadModel", "GPT2Config", _GPT | _ENDS, _ATTENTION, set()),
-    "gpt_neox": ("GPTNeoXForCausalLM", "GPTNeoXConfig", _TEXT, _ATTENTION, set()),
+    "gpt_neox": (
+        "GPTNeoXForCausalLM",
+        "GPTNeoXConfig",
+        {key: value for key, value in _TEXT.items() if key not in {"num_key_value_heads", "head_dim"}},
+        _ATTENTION,
+        set(),
+    ),
     "bloom": (
         "BloomForCausalLM",
         "BloomConfig",
@@ -151,7 +158,7 @@ PRETRAINED = {
         "SwinForImageClassification",
         "SwinConfig",
         {"embed_dim": 32, "depths": [1, 1], "num_heads": [2, 4], "image_size": 32},
-        {"qk-spectrum"},
+        _SEEN,
         _ZEROS,
     ),
     "resnet": (
@@ -207,7 +214,7 @@ def test_a_family_of_models_as_constructed(family: str, tmp_path: Path) -> None:
 
 def _linear(*sizes: int) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+    for inputs, outputs in pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
@@ -223,7 +230,9 @@ def _initialised(model: nn.Module, initialise: Callable[[torch.Tensor], object])
 
 def _classifier() -> nn.Module:
     layers = nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.BatchNorm2d(64)
-    return nn.Sequential(*layers, nn.Conv2d(64, 64, 3, groups=64), nn.Conv2d(64, 128, 1), nn.Flatten(), nn.Linear(128, 10))
+    return nn.Sequential(
+        *layers, nn.Conv2d(64, 64, 3, groups=64), nn.Conv2d(64, 128, 1), nn.Flatten(), nn.Linear(128, 10)
+    )
 
 
 def _autoencoder() -> nn.Module:

@@ -220,7 +220,8 @@ def is_finite(weight: Weight) -> bool:
     tensor = weight.tensor
     if tensor.numel() == 0:
         return True
-    blocks = tensor.split(max(1, _BLOCK_ENTRIES * tensor.shape[0] // tensor.numel())) if tensor.dim() else (tensor,)
+    step = max(1, _BLOCK_ENTRIES * tensor.shape[0] // tensor.numel()) if tensor.dim() else 1
+    blocks = torch.split(tensor, step) if tensor.dim() else (tensor,)
     if tensor.dtype == torch.float64:
         return all(float(torch.linalg.vector_norm(block, math.inf)) <= _LARGEST for block in blocks)
     # a sum with a dtype converts all it is given first, hence the blocks; it is finite only if no term is NaN, and

@@ -1,8 +1,8 @@
 """Low-rank adapters: pairs of factors A (rank × in) and B (out × rank), and the scale of their product."""
 
 import math
-import sys
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial

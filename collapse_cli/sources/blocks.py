@@ -1,5 +1,6 @@
 """Effective weights that belong together: which weights form a block, and what the configuration says of it."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
@@ -188,7 +189,10 @@ def _norm_facts(members: Members, config: Mapping[str, Any]) -> dict[str, Any]:
     keys = ("batch_norm_eps",) if Role.NORM_VAR in members else _EPSILONS
     own = scoped(config, first.name)
     epsilon = next((own[key] for key in keys if isinstance(own.get(key), float | int)), None)
-    return facts if epsilon is None else {**facts, "eps": float(epsilon)}
+    # JSON knows integers that no float holds, and NaN, which no comparison lets through
+    if epsilon is None or not 0.0 <= epsilon <= sys.float_info.max:
+        return facts
+    return {**facts, "eps": float(epsilon)}
 
 
 def _head_facts(members: Members, config: Mapping[str, Any]) -> dict[str, Any]:

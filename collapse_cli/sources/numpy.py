@@ -176,7 +176,7 @@ def _members(path: Path, source: ByteSource) -> list[Member]:
     try:
         with zipfile.ZipFile(path) as archive:
             listed = [item for item in archive.infolist() if not item.is_dir()]
-    except ZIP_FAULTS as error:
+    except (*ZIP_FAULTS, IndexError) as error:  # IndexError: Python 3.11 asks an empty name for its last character
         raise UnreadableCheckpoint(
             "the zip archive has no whole table of contents",
             where=source.where,

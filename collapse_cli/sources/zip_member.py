@@ -14,7 +14,16 @@ from collapse_cli.sources.quoting import quoted
 __all__ = ["ZIP_FAULTS", "Member", "member_beginning", "member_of", "member_values"]
 
 #: What the standard library raises at archives that are none.
-ZIP_FAULTS = (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError, struct.error, OverflowError)
+ZIP_FAULTS = (
+    zipfile.BadZipFile,
+    OSError,
+    ValueError,
+    NotImplementedError,
+    EOFError,
+    struct.error,
+    OverflowError,
+    IndexError,
+)
 
 _CHUNK = 1 << 20
 #: deflate makes at most 258 bytes of 2 bits (zlib technical details: "1032:1"); a member that claims more lies.

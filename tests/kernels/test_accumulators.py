@@ -441,6 +441,16 @@ def test_blocks_are_the_same_rows() -> None:
     assert_same(fed("moments", parts), fed("moments", [Batch(roles)]), scale=2000.0)
 
 
+@pytest.mark.parametrize("width", [1, 64, 65, 200, 512, 513])
+def test_wide_products_are_whole_and_symmetric(width: int) -> None:
+    x = torch.randn(40, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = Moments()
+    found.update(Batch({"features": x}))
+    u, z = x - x.mean(0), x / x.norm(dim=1, keepdim=True)
+    assert torch.allclose(found.scatter, u.T @ u, rtol=0, atol=1e-12)
+    assert torch.allclose(found.unit_gram, z.T @ z, rtol=0, atol=1e-13)
+
+
 def test_roles_of_different_length_are_refused() -> None:
     with pytest.raises(ValueError, match="same number of rows"):
         Batch({"features": torch.zeros(3, 2), "labels": torch.zeros(2)})

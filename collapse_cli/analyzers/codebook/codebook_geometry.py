@@ -175,7 +175,9 @@ def _spread(codebook: "Weight", *, is_unit: bool, evidence: dict[str, Any]) -> I
     yield EFFECTIVE_RANK.at(name, rank, kernels.codebooks.code_rank_null(codes, dimension), **evidence)
     boxed, fill = kernels.codebooks.boxed_codes(codebook)
     if boxed == codes:
-        yield skip(name, f"init_box_share: all codes lie inside ±1/{codes}: an untrained codebook, or one of small scale")
+        yield skip(
+            name, f"init_box_share: all codes lie inside ±1/{codes}: an untrained codebook, or one of small scale"
+        )
     else:
         yield INIT_BOX_SHARE.at(name, boxed / codes, 0.0, boxed=boxed, box=1 / codes, box_fill=fill, **evidence)
     norms = codebook.get(kernels.spectrum.row_norms)

@@ -169,7 +169,9 @@ def _matrix(weight: "Weight") -> Iterator[Measurement | Skip]:
         yield skip(name, f"dead_column_share: {inputs} input channels < 16")
         return
     columns = kernels.strength.is_dead(kernels.strength.channel_norms(weight, inputs))
-    yield DEAD_COLUMN_SHARE.at(name, _mean(columns), 0.0, dead=int(columns.sum()), columns=inputs, first=_first(columns))
+    yield DEAD_COLUMN_SHARE.at(
+        name, _mean(columns), 0.0, dead=int(columns.sum()), columns=inputs, first=_first(columns)
+    )
 
 
 def _mean(mask: "Tensor") -> float:

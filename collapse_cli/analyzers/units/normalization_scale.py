@@ -58,7 +58,7 @@ UNUSED_STATISTICS = Metric(
     "lower",
     Limit("above", 1.0, "definition: evaluation mode then normalises by nothing", inclusive=True),
     null="0",
-    message="gain or shift were trained, running statistics never taken ({reason}): evaluation mode normalises by nothing",
+    message="trained, but running statistics were never taken ({reason}): evaluation mode normalises by nothing",
 )
 
 

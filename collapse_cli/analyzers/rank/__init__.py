@@ -1,0 +1,1 @@
+"""How many directions the features of a dump use, and how evenly."""
