@@ -31,7 +31,7 @@ DRAWN = {kind.__name__ for base in (InputError, AnalysisError) for kind in (base
 # what a file says costs much more than how it is read: the fast analyzers suffice where only the reading is at stake
 QUICK = "non-finite,shard-index,qk-spectrum,lora-spectrum,optimizer-state,stable-rank"
 few = settings(
-    max_examples=15,
+    max_examples=10,
     deadline=None,
     derandomize=True,
     database=None,
@@ -113,6 +113,20 @@ def test_nonsense_in_json(name: str, data: st.DataObject, tmp_path: Path, capsys
         content = data.draw(NONSENSE)
     path.write_text(json.dumps(content))
     survives(path.parent, capsys, QUICK)
+
+
+@pytest.mark.parametrize(("name", "key"), [("adapter", "lora_alpha"), ("adapter", "r"), ("config", "rms_norm_eps")])
+@pytest.mark.parametrize(
+    "value",
+    [10**400, -(10**400), float("nan"), float("inf"), True, "4"],
+    ids=["huge", "-huge", "nan", "inf", "true", "text"],
+)
+def test_numbers_that_json_holds_and_floats_do_not(
+    name: str, key: str, value: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = copied(name, tmp_path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    survives(path.parent, capsys, QUICK + ",normalization-scale")
 
 
 def gaussian(*shape: int) -> torch.Tensor:

@@ -63,8 +63,6 @@ _MLA = {
 _ATTENTION = {"qk-spectrum", "head-redundancy", "embedding-table", "effective-rank", "dead-units", "duplicate-units"}
 _MIXTURE = {"expert-similarity", "router-weights"}
 _SEEN = {"effective-rank", "stable-rank", "dead-units", "normalization-scale"}
-#: A tensor that is nothing but zeros is an error by definition; these tokens, tables and biases begin that way.
-_ZEROS = {"sparsity/zero_share"}
 
 #: class, configuration class, its arguments, analyzers that have something to measure, rules that may be broken
 PRETRAINED = {
@@ -123,10 +121,10 @@ PRETRAINED = {
         "PegasusConfig",
         _SEQ2SEQ | {"max_position_embeddings": 256},
         _ATTENTION,
-        _ZEROS,
+        set(),
     ),
     "whisper": ("WhisperForConditionalGeneration", "WhisperConfig", _SEQ2SEQ, _ATTENTION, set()),
-    "vit": ("ViTForImageClassification", "ViTConfig", _IMAGE, {"qk-spectrum", "head-redundancy"}, _ZEROS),
+    "vit": ("ViTForImageClassification", "ViTConfig", _IMAGE, {"qk-spectrum", "head-redundancy"}, set()),
     "vitmae": (
         "ViTMAEForPreTraining",
         "ViTMAEConfig",
@@ -138,14 +136,14 @@ PRETRAINED = {
             "decoder_intermediate_size": 128,
         },
         {"qk-spectrum", "head-redundancy"},
-        _ZEROS,
+        set(),
     ),
     "dinov2": (
         "Dinov2ForImageClassification",
         "Dinov2Config",
         _TEXT | {"image_size": 28, "num_labels": 5},
         {"qk-spectrum", "head-redundancy"},
-        _ZEROS,
+        set(),
     ),
     "clip": (
         "CLIPModel",
@@ -159,7 +157,7 @@ PRETRAINED = {
         "SwinConfig",
         {"embed_dim": 32, "depths": [1, 1], "num_heads": [2, 4], "image_size": 32},
         _SEEN,
-        _ZEROS,
+        set(),
     ),
     "resnet": (
         "ResNetForImageClassification",

@@ -198,8 +198,10 @@ def _fed(dump: Dump, task: _Task, session: Session, options: Options, device: to
     rows = finite = 0
     for batch in _batches(dump, task, device):
         session.check()
-        for accumulator in accumulators.values():
-            accumulator.update(batch)
+        # blocks that stay in the cache: every accumulator takes one before the next is touched
+        for block in batch.blocks():
+            for accumulator in accumulators.values():
+                accumulator.update(block)
         rows += batch.count
         finite += int(batch.finite().sum())
     return Activations(

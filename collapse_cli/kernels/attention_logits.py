@@ -67,7 +67,7 @@ def attention_heads(block: Block) -> AttentionHeads | str:
     if query is None or key is None:
         return "companion tensor missing: query or key weight"
     if not isinstance(heads, int) or heads < 1:
-        return "number of heads unknown: no config.json beside the file"
+        return "number of heads unknown: no config.json beside the file gives it"
     rows, key_rows = query.matrix.shape[0], key.matrix.shape[0]
     width = rows // heads
     if width == 0 or rows % heads:

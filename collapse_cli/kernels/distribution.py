@@ -165,11 +165,11 @@ def _power_sums(weight: Weight, shift: float) -> tuple[Tensor, Tensor, float, fl
             away *= unit
         away -= shift
         squares = away * away
-        first.append(away.sum())
-        third.append(torch.dot(squares.reshape(-1), away.reshape(-1)))
+        first.append(float(away.sum()))
+        third.append(float(torch.dot(squares.reshape(-1), away.reshape(-1))))
         second[rows] += squares.sum(1)
         fourth[rows] += squares.mul_(squares).sum(1)
-    return second, fourth, float(torch.stack(first).sum()), float(torch.stack(third).sum())
+    return second, fourth, math.fsum(first), math.fsum(third)
 
 
 def _kurtosis_within_rows(second: Tensor, fourth: Tensor, columns: int) -> float | None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, not in the stubs' __all__
 
 from collapse_cli.errors import NotConverged
-from collapse_cli.kernels.random_matrix import marchenko_pastur_cdf
+from collapse_cli.kernels.random_matrix import effective_rank_sigma_null, marchenko_pastur_cdf
 from collapse_cli.kernels.spectrum import entropy_rank
 from collapse_cli.kernels.views import Activations
 
@@ -29,7 +29,9 @@ __all__ = [
     "participation_ratio_null",
     "rank_one_over_rounding",
     "rankme",
+    "rankme_null",
     "uncentred_singular_values",
+    "unit_eigenvalues",
 ]
 
 #: Fewer rows per feature, and what limits a rank is the sample (RankMe 2023 counts on more than 10 rows a feature).
@@ -104,6 +106,12 @@ def covariance_eigenvalues_of(moments: Any) -> Float[Tensor, " rank"]:
     return _eigenvalues(scatter / degrees, kept)
 
 
+def unit_eigenvalues(point: Activations) -> Float[Tensor, " rank"]:
+    """Eigenvalues of Σzzᵀ, descending, all min(N_z, D) of them (`moments` of the features)."""
+    moments = point.read("moments")
+    return _eigenvalues(moments.unit_gram, min(moments.unit_count, moments.shift.numel()))
+
+
 def rankme(values: Float[Tensor, " rank"], *, epsilon: float = _RANKME_EPSILON) -> float:
     """exp(−Σp ln p), p = σ/Σσ + ε: RankMe (Garrido et al. 2023), exceeding the number of values by their ε only.
 
@@ -113,6 +121,11 @@ def rankme(values: Float[Tensor, " rank"], *, epsilon: float = _RANKME_EPSILON) 
         return entropy_rank(values)
     shares = values / values.sum() + epsilon
     return float(torch.exp(-(shares * shares.log()).sum()))
+
+
+def rankme_null(count: int, width: int) -> float:
+    """RankMe of isotropic Gaussian rows: the entropy rank of singular values under Marchenko and Pastur's law."""
+    return effective_rank_sigma_null(count, width)
 
 
 def participation_ratio_null(count: int, width: int) -> float:

@@ -1,7 +1,7 @@
 """How well a class is read from features: by a held-out ridge, by the nearest mean, by the nearest rows.
 
-All three are functions of a hook point that has `folds(class_moments)`, `class_moments` and `sample`. A class takes part
-when it has 20 rows in each fold; classes are in order of descending size, so that a tie goes to the larger one.
+All three are functions of a hook point that has `folds(class_moments)`, `class_moments` and `sample`. A class takes
+part when it has 20 rows in each fold; classes are in order of descending size, so that a tie goes to the larger one.
 """
 
 from collections.abc import Iterator
@@ -28,6 +28,7 @@ __all__ = [
     "neighbour_readout",
     "probed_classes",
     "ridge_readout_accuracy",
+    "variance_share",
 ]
 
 #: Rows of a class in each fold from which on it takes part.
@@ -63,11 +64,13 @@ def probed_classes(point: Activations) -> Int[Tensor, " classes"]:
     counts = torch.stack([_counts(moments, shared) for moments in (first, second)])
     is_kept = counts.amin(0) >= CLASS_ROWS
     order = counts.sum(0)[is_kept].argsort(descending=True, stable=True)
-    return shared[is_kept][order]
+    kept: Tensor = shared[is_kept][order]
+    return kept
 
 
 def _counts(moments: ClassMoments, labels: Int[Tensor, " classes"]) -> Int[Tensor, " classes"]:
-    return moments.counts[torch.searchsorted(moments.labels, labels)]
+    counts: Tensor = moments.counts[torch.searchsorted(moments.labels, labels)]
+    return counts
 
 
 def _sampled(point: Activations) -> tuple[Tensor, Int[Tensor, " rows"], Int[Tensor, " rows"]]:
@@ -114,7 +117,8 @@ def _blocks(
     features: Tensor, places: Int[Tensor, " rows"]
 ) -> Iterator[tuple[Float[Tensor, "rows features"], Int[Tensor, " rows"]]]:
     for start in range(0, features.shape[0], _BLOCK):
-        yield features[start : start + _BLOCK].flatten(1).double(), places[start : start + _BLOCK]
+        block = features[start : start + _BLOCK]
+        yield block.reshape(block.shape[0], -1).double(), places[start : start + _BLOCK]
 
 
 def _fitted(moments: ClassMoments, classes: Int[Tensor, " classes"]) -> tuple[Tensor, Tensor, Tensor]:
@@ -172,8 +176,8 @@ def centroid_readout(point: Activations) -> Readout | None:
     hits = 0
     for block, answer in _blocks(features, places):
         rounding = 64 * torch.finfo(torch.float64).eps * (block.square().sum(1) + length)
-        block = block - centre
-        squares = block.square().sum(1)[:, None] - 2.0 * block @ means.T + means.square().sum(1)
+        shifted = block - centre
+        squares = shifted.square().sum(1)[:, None] - 2.0 * shifted @ means.T + means.square().sum(1)
         every = torch.arange(answer.numel())
         squares[every, answer] *= own[answer]
         # the first of those that rounding cannot tell from the nearest is the largest class
@@ -192,14 +196,14 @@ def neighbour_readout(point: Activations) -> Readout | None:
     features, places, _ = _sampled(point) if classes.numel() > 1 else (torch.zeros(0, 1), classes, classes)
     if features.shape[0] <= NEIGHBOURS:
         return None
-    units = features.flatten(1).double()
+    units = features.reshape(features.shape[0], -1).double()
     norms: Tensor = torch.linalg.vector_norm(units, dim=1, keepdim=True)
     units = units / norms.masked_fill(norms == 0.0, 1.0)
     count = units.shape[0]
     queries = torch.arange(count) if count <= _QUERIES else torch.linspace(0, count - 1, _QUERIES).long()
     classes_of = torch.nn.functional.one_hot(places, classes.numel()).float()
     hits = 0
-    for asked in queries.split(_BLOCK):
+    for asked in torch.split(queries, _BLOCK):
         votes = _votes(units, asked, places, classes_of)
         # votes are sums of shares: equal ones may differ by rounding
         hits += int((votes >= votes.amax(1, keepdim=True) - 1e-4).int().argmax(1).eq(places[asked]).sum())
@@ -233,3 +237,17 @@ def _votes(
         seats = (NEIGHBOURS - above.sum(1, keepdim=True)) / level.sum(1, keepdim=True)
         votes[tied] = above @ classes_of + seats * (level @ classes_of)
     return votes
+
+
+def variance_share(moments: ClassMoments) -> float | None:
+    """η² = tr(between)/tr(total) about the mean of the labelled rows; None if all rows are equal up to rounding."""
+    counts, sums = moments.counts.double(), moments.sums
+    if moments.count < 2:
+        return None
+    offset = sums.sum(0) / moments.count
+    total = float(moments.squares.sum()) - moments.count * float(offset.square().sum())
+    rounding = (64 * torch.finfo(torch.float64).eps) * (moments.shift + offset).abs()
+    if total <= moments.count * float(rounding.square().sum()):
+        return None
+    between = float((counts[:, None] * (sums / counts[:, None] - offset).square()).sum())
+    return min(max(between / total, 0.0), 1.0)

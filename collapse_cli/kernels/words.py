@@ -117,9 +117,12 @@ def _chunks(stored: Stored) -> Iterator[Tensor]:
 def _extremes(stored: Stored) -> tuple[tuple[int, int], ...]:
     """Least and greatest magnitude word of every chunk: the screen after which only chunks with a hit are counted."""
     mask = _known(stored).magnitude
-    extremes = [torch.stack((chunk & mask).aminmax()) for chunk in _chunks(stored)]
-    pairs: list[list[int]] = torch.stack(extremes).tolist() if extremes else []
-    return tuple((low, high) for low, high in pairs)
+    found = []
+    for chunk in _chunks(stored):
+        # numbers, not tensors: a tiny tensor kept from every chunk pins the heap above what each chunk has freed
+        low, high = (chunk & mask).aminmax()
+        found.append((int(low), int(high)))
+    return tuple(found)
 
 
 # --- numbers that are none --------------------------------------------------------------------------------------------
@@ -258,5 +261,5 @@ def _root_mean_square(stored: Stored, largest: float, finite: int) -> float:
     for words, _, _ in _finite_chunks(stored):
         numbers = words.view(stored.tensor.dtype)
         wide = numbers / scale if is_double else numbers.float()
-        norms.append(torch.linalg.vector_norm(wide, dtype=torch.float64))
-    return scale * (float(torch.linalg.vector_norm(torch.stack(norms))) / math.sqrt(finite))
+        norms.append(float(torch.linalg.vector_norm(wide, dtype=torch.float64)))
+    return scale * (math.hypot(*norms) / math.sqrt(finite))

@@ -167,12 +167,12 @@ def test_inputs_and_what_was_merged_stay_as_they_are(kind: str) -> None:
         assert torch.equal(tensor.nan_to_num(9.5), roles[role].nan_to_num(9.5))
 
 
+@pytest.mark.parametrize("rows", [4, 12])
 @pytest.mark.parametrize("kind", KINDS)
-def test_memory_of_a_batch_may_be_used_again(kind: str) -> None:
-    roles = drawn(12, seed=2)
+def test_memory_of_a_batch_may_be_used_again(kind: str, rows: int) -> None:
+    roles = drawn(rows, seed=2)
     whole = fed(kind, [Batch({r: t.clone() for r, t in roles.items()})])
-    part = Batch(roles)
-    reused = fed(kind, [part])
+    reused = fed(kind, [Batch(roles)])
     for tensor in roles.values():
         tensor.fill_(3)
     assert_same(reused, whole)
@@ -331,6 +331,34 @@ def test_a_sample_is_the_bottom_of_every_stratum() -> None:
     assert Sample().is_exact
 
 
+def test_small_strata_are_exact_over_many_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reservoir, "LABEL_ROWS", 3)
+    roles = {"features": torch.arange(20000.0)[:, None], "labels": torch.arange(20000) % 40}
+    found = Sample(rows=4)
+    for start in range(0, 20000, 50):
+        found.update(Batch({r: t[start : start + 50] for r, t in roles.items()}, start=start))
+    keys = row_hash(torch.arange(20000), 0).numpy()
+    wanted = set(np.argsort(keys)[:4].tolist())
+    for k in range(40):
+        own = np.arange(k, 20000, 40)
+        wanted |= set(own[np.argsort(keys[own])[:3]].tolist())
+    assert found.indices.tolist() == sorted(wanted)
+
+
+def test_accumulators_with_different_shifts_share_a_batch() -> None:
+    parts = batches(drawn(300, seed=6, offset=3.0), [100, 200])
+    late, whole, alone = Moments(), Moments(), Moments()
+    whole.update(parts[0])
+    for part in parts[1:]:
+        whole.update(part)
+        late.update(part)
+    for part in batches(drawn(300, seed=6, offset=3.0), [100, 200])[1:]:
+        alone.update(part)
+    assert not torch.equal(whole.shift, late.shift)
+    assert_same(late, alone)
+    assert_same(whole, fed("moments", [Batch(drawn(300, seed=6, offset=3.0))]))
+
+
 @pytest.mark.parametrize("limit", [20, 100])
 def test_many_classes_share_the_limit_whatever_the_order(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # 30 classes of 40 rows: 100 // 30 = 3 rows each; with room for 20 rows only the uniform ones are left
@@ -359,7 +387,7 @@ def test_extremes_count_what_is_special() -> None:
     assert found.zeros.tolist() == [2, 4]
     # ulp of float32: 2⁻²³ in [1, 2), 2⁻²² in [2, 4), 2⁻²¹ in [4, 8)
     wanted = [(2 * 2.0**-46 + 2.0**-44) / 12, 2.0**-42 / 12]
-    assert found.squared_rounding.tolist() == pytest.approx(wanted, rel=1e-15)
+    assert found.squared_rounding.tolist() == pytest.approx(wanted, rel=1e-15, abs=0.0)
     assert found.norm_quantile(1.0) == pytest.approx(5.0, rel=0.0055)
     assert found.norm_quantile(0.5) == pytest.approx(1.0, rel=0.011)
     assert found.norm_quantile(0.3) == 0.0
@@ -379,7 +407,7 @@ def test_rounding_is_the_spacing_of_the_numbers(dtype: torch.dtype) -> None:
     else:
         words = x.abs().view(torch.int16)
         ulp = ((words + 1).view(dtype).double() - x.abs().double()).numpy()
-    assert found.squared_rounding.tolist() == pytest.approx((ulp**2).sum(0) / 12, rel=1e-12)
+    assert found.squared_rounding.tolist() == pytest.approx((ulp**2).sum(0) / 12, rel=1e-12, abs=0.0)
 
 
 def test_rounding_of_values_saved_wider_than_they_are() -> None:

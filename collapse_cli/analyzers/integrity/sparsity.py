@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from collapse_cli import kernels
-from collapse_cli.analyzer import Example, Limit, Measurement, Metric, Reference, Skip, on, skip, weight_analyzer
+from collapse_cli.analyzer import Example, Limit, Measurement, Metric, Reference, Role, Skip, on, skip, weight_analyzer
 
 if TYPE_CHECKING:
     from collapse_cli.kernels.views import Weight
@@ -73,7 +73,8 @@ def collapsed() -> Example:
     family="integrity",
     title="Zeros and negligible weights",
     metrics=(ZERO_SHARE, NM_SHARE, TINY_SHARE),
-    accepts=on.matrices(min_entries=64),
+    # tokens, position tables and biases of two axes begin at zero, and some of them stay there
+    accepts=on.matrices(2, min_entries=64, but=frozenset({Role.POSITION, Role.OTHER})),
     remedy="None if the model was pruned on purpose. Otherwise look for a mask that was left applied, for weight decay "
     "on weights that get no gradient, or for a layer that starts at zero and was never trained; regrow and train the "
     "idle share.",

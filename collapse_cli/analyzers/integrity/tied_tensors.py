@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _MIN_ENTRIES = 1024
 _SHOWN = 8
 #: Equal by nature: masks, frequencies, tables of positions, scales.
-_ALIKE = frozenset({Role.MASK, Role.BUFFER, Role.POSITION, Role.SCALE})
+_ALIKE = frozenset({Role.MASK, Role.BUFFER, Role.POSITION, Role.SCALE, Role.SSM_A})
 #: Copies on purpose: moving averages and the slow twin of self-distillation, which begin equal.
 _AVERAGES = re.compile(
     r"(?:.*[._])?(?:ema|model_ema|embed_avg|averaged|shadow|teacher|momentum|target|encoder_k)(?:[._].*)?"

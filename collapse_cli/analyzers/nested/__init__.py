@@ -1,0 +1,1 @@
+"""Embeddings that are to be cut: whether their prefixes keep the quality."""

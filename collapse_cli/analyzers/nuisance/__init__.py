@@ -1,0 +1,1 @@
+"""What features should not depend on: groups such as site or speaker, and preprocessing."""
