@@ -117,12 +117,31 @@ def _weightwatcher(model: Any) -> Prepared:
     return run
 
 
+def dump(path: str, select: list[str]) -> Prepared:
+    """`collapse_cli.runs.scan` of a dump on the CPU: opening, streaming, digest, measuring and judging."""
+    return collapse(path, select)
+
+
+def gram_floor(path: str) -> Prepared:
+    """One float64 product XᵀX of all features of a dump, in memory before the clock starts."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as stored:
+        features = stored.get_tensor("features").double()
+    features[:1000].T @ features[:1000]
+
+    def run() -> Figures:
+        return {"": {"trace": float((features.T @ features).trace())}}
+
+    return run
+
+
 def _files(path: Path) -> list[Path]:
     return sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
 
 
 SIDES: dict[str, Callable[..., Prepared]] = {
-    side.__name__: side for side in (collapse, floor, weightwatcher_encoder, weightwatcher_subset)
+    side.__name__: side for side in (collapse, dump, floor, gram_floor, weightwatcher_encoder, weightwatcher_subset)
 }
 
 

@@ -235,20 +235,23 @@ class Nested(nn.Module):
 
 
 def matryoshka(folder: Path) -> str:
-    """Cross-entropy of every prefix at once (Kusupati et al. 2022)."""
+    """Cross-entropy of every prefix at once (Kusupati et al. 2022), of shifted digits in noise."""
     seeded(37)
     sample, path, model = digits(), folder / "matryoshka", Nested()
+    blurred = Augmentation(reach=1, noise=0.2)
     steering, following = optimiser(model, Schedule(steps=1, rate=1e-3, decay=1e-2)), batches(len(sample.x), 128)
     model.train()
-    for _ in range(400):
+    for _ in range(1500):
         chosen = following()
-        loss = sum(functional.cross_entropy(logits, sample.y[chosen]) for logits in model(sample.x[chosen]))
+        x = blurred(sample.x[chosen])
+        loss = sum(functional.cross_entropy(logits, sample.y[chosen]) for logits in model(x))
         steering.zero_grad()
         loss.backward()
         steering.step()
     model.eval()
+    held_x = blurred(sample.held_x)
     with torch.no_grad():
-        scores = [(logits.argmax(1) == sample.held_y).float().mean().item() for logits in model(sample.held_x)]
+        scores = [(logits.argmax(1) == sample.held_y).float().mean().item() for logits in model(held_x)]
     held_out = "accuracy " + ", ".join(f"{s:.3f} at {w}" for s, w in zip(scores, model.heads, strict=True))
     metadata = facts(path, seed=37, held_out=held_out, split="test") | {"embedding": "matryoshka 4 8 16 32"}
-    return captured(path, model, (sample.held_x, {"labels": sample.held_y}), ["encoder"], metadata)
+    return captured(path, model, (held_x, {"labels": sample.held_y}), ["encoder"], metadata)

@@ -94,11 +94,12 @@ def scan(  # noqa: PLR0913 - one parameter a flag
 
 def _reason(report: "Report", paths: list[str]) -> str:
     from collapse_cli.cli.subjects import files_looked_at
-    from collapse_cli.render.verdict import counted
+    from collapse_cli.render.verdict import counted, noun
 
     if not report.subjects:
         return files_looked_at(paths)
     tensors = sum(subject.coverage.sites for subject in report.subjects)
     names = ", ".join(report.provenance.analyzers[:3]) + ("…" if len(report.provenance.analyzers) > 3 else "")
     where = report.subjects[0].id if len(report.subjects) == 1 else counted(len(report.subjects), "subject")
-    return f"{where} has {counted(tensors, 'tensor')}, none of which an analyzer accepts ({names or 'none selected'})"
+    held = counted(tensors, noun(report.subjects[0]))
+    return f"{where} has {held}, none of which an analyzer accepts ({names or 'none selected'})"

@@ -136,7 +136,7 @@ def _run(
     notices: list[str],
 ) -> Iterator[tuple[Job, Results]]:
     """Every job with its results: small ones side by side, then large ones in turn with the next one read ahead."""
-    threads = options.threads or min(os.cpu_count() or 1, 8)
+    threads = options.threads or min(_processors(), 8)
     small = [job for job in jobs if _working_bytes(job) <= _SMALL_BYTES] if threads > 1 else []
     if small:
         with _single_threaded():
@@ -160,6 +160,11 @@ def _run(
             for following in large[position + 1 : position + 2]:
                 ahead = {name: reader.submit(session.read, name) for name in _first_reads(following)}
             yield job, _on_device_or_cpu(job, mine, on_cpu, notices)
+
+
+def _processors() -> int:
+    """Processors this process may use, which may be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _first_reads(job: Job) -> tuple[str, ...]:

@@ -106,7 +106,7 @@ def _ratios(
 @final
 @dataclass(frozen=True, slots=True)
 class FramePairs:
-    """Over pairs of unit vectors: mean ∣cos + 1/(K−1)∣, and mean and variance of −ln distance of the pairs apart."""
+    """Over pairs of unit vectors: mean distance of the cosine from an ideal, mean and variance of −ln distance."""
 
     compared: int
     coincident: int
@@ -115,16 +115,15 @@ class FramePairs:
     log_variance: float | None
 
 
-def frame_pairs(units: Float[Tensor, "live features"], *, classes: int, generator: torch.Generator) -> FramePairs:
-    """Equiangularity and the logarithmic kernel of at least two unit vectors (Liu et al. 2023; Wu & Papyan 2024)."""
-    ideal = 1.0 / (classes - 1)
+def frame_pairs(units: Float[Tensor, "live features"], *, cosine: float, generator: torch.Generator) -> FramePairs:
+    """Deviation from a common cosine and logarithmic kernel of at least two unit vectors (Liu et al. 2023)."""
     # two unit vectors apart by less are one: rounding of their components
     least = 16.0 * units.shape[1] * torch.finfo(torch.float64).eps ** 2
     compared = coincident = 0
     deviation = total = 0.0
     for _, _, squares in _pairs(units, generator):
         compared += squares.numel()
-        deviation += float((1.0 + ideal - 0.5 * squares).abs().sum())
+        deviation += float((1.0 - 0.5 * squares - cosine).abs().sum())
         apart = squares[squares > least]
         coincident += squares.numel() - apart.numel()
         total += float(apart.log().sum()) * -0.5

@@ -9,20 +9,23 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, not in the stubs' __all__
 
+from collapse_cli.errors import NotConverged
 from collapse_cli.kernels.views import Activations
 
 __all__ = [
     "SQUARED_ERROR",
     "LabelledRows",
+    "class_rate",
     "coding_rate",
     "coding_rate_maximum",
+    "dealt_class_rate",
+    "gram_eigenvalues",
     "labelled_unit_rows",
     "rate_of_eigenvalues",
-    "rate_reduction",
     "rate_reduction_error",
     "rate_reduction_maximum",
-    "rate_reduction_null",
 ]
 
 #: ε², the squared error per row that is allowed (Yu et al. 2020 and every code since).
@@ -51,9 +54,9 @@ def labelled_unit_rows(point: Activations, *, few_rows: int) -> LabelledRows | N
     elif "labels" in point.shapes:
         labels = sample.rows("labels").reshape(-1).long()[chosen]
         is_kept = (norms > 0.0) & (labels != -1) & (labels != -100)
-        found, place, counts = labels[is_kept].unique(return_inverse=True, return_counts=True)
+        _, place, counts = torch.unique(labels[is_kept], return_inverse=True, return_counts=True)
         is_kept = is_kept.index_put((is_kept.nonzero().flatten(),), counts[place] >= few_rows)
-        _, place = labels[is_kept].unique(return_inverse=True)
+        _, place = torch.unique(labels[is_kept], return_inverse=True)
         origin, weights = "labels", torch.zeros(rows.shape[0], int((counts >= few_rows).sum()), dtype=torch.float64)
         weights[is_kept.nonzero().flatten(), place] = 1.0
     else:
@@ -81,15 +84,27 @@ def coding_rate_maximum(count: int, width: int) -> float:
     return 0.5 * rank * math.log1p(width / (rank * SQUARED_ERROR))
 
 
-def rate_reduction(rows: Float[Tensor, "rows features"], weights: Float[Tensor, "rows classes"]) -> float:
-    """ΔR = R(Z) − Σ_k (w_k/N)·R(Z, Π_k), Π_k the weights of class k and w_k their sum."""
-    total = float(weights.sum())
-    saved = coding_rate(rows, float(rows.shape[0]))
+def gram_eigenvalues(rows: Float[Tensor, "rows features"]) -> Float[Tensor, " rank"]:
+    """Eigenvalues of ZᵀZ that may differ from 0.
+
+    Raises:
+        NotConverged: LAPACK gave up.
+    """
+    try:
+        values: Tensor = torch.linalg.eigvalsh(rows.T @ rows if rows.shape[0] > rows.shape[1] else rows @ rows.T)
+    except LinAlgError as error:
+        raise NotConverged("the eigenvalue solver did not converge", where="features", got=str(error)) from error
+    return values.clamp_min(0.0)
+
+
+def class_rate(rows: Float[Tensor, "rows features"], weights: Float[Tensor, "rows classes"]) -> float:
+    """Σ_k (w_k/N)·R(Z, Π_k), Π_k the weights of class k and w_k their sum; ΔR is R(Z) less this."""
+    rate, total = 0.0, float(weights.sum())
     for column in weights.T:
         is_in, weight = column > 0.0, float(column.sum())
         if weight > 0.0:
-            saved -= weight / total * coding_rate(rows[is_in] * column[is_in, None].sqrt(), weight)
-    return saved
+            rate += weight / total * coding_rate(rows[is_in] * column[is_in, None].sqrt(), weight)
+    return rate
 
 
 def rate_reduction_maximum(classes: int, width: int) -> float:
@@ -97,29 +112,27 @@ def rate_reduction_maximum(classes: int, width: int) -> float:
     return 0.5 * width * (math.log1p(1 / SQUARED_ERROR) - math.log1p(classes / SQUARED_ERROR) / classes)
 
 
-def rate_reduction_null(
+def dealt_class_rate(
     rows: Float[Tensor, "rows features"], weights: Float[Tensor, "rows classes"], generator: torch.Generator
 ) -> float:
-    """Mean ΔR with the weights dealt to other rows at random: four seeded draws, one where they cost too much.
+    """Mean `class_rate` with the weights dealt to other rows at random: four seeded draws, one where they cost much.
 
-    Gaussian rows give (K − 1)D(D + 1)/(4N(1 + ε²)²) to first order in D/n_k. Unit rows vary less, D(D − 1) in place of
-    D(D + 1), and real ones are neither Gaussian nor many, hence draws.
+    Gaussian rows give ΔR = (K − 1)D(D + 1)/(4N(1 + ε²)²) to first order in D/n_k. Unit rows vary less, D(D − 1) in
+    place of D(D + 1), and real ones are neither Gaussian nor many, hence draws.
     """
     sizes = (weights > 0.0).sum(0).tolist()
     work = sum(size * rows.shape[1] * min(size, rows.shape[1]) for size in sizes)
     draws = 4 if work <= _CHEAP_DRAWS else 1
     orders = [torch.randperm(rows.shape[0], generator=generator) for _ in range(draws)]
-    return sum(rate_reduction(rows, weights[order]) for order in orders) / draws
+    return sum(class_rate(rows, weights[order]) for order in orders) / draws
 
 
-def rate_reduction_error(rows: Float[Tensor, "rows features"], classes: int) -> float:
+def rate_reduction_error(eigenvalues: Float[Tensor, " rank"], *, count: int, width: int, classes: int) -> float:
     """Standard error of ΔR for labels that know nothing of Gaussian rows, to first order in D/n_k.
 
     With s_i = aλ_i/(1 + aλ_i), a = D/(Nε²), λ of ZᵀZ, ΔR is a quadratic form of the differences of the second moments,
     of variance (K − 1)((Σs²)² + Σs⁴)/(4N²).
     """
-    count, width = rows.shape
-    gram = rows.T @ rows if count > width else rows @ rows.T
-    scaled = torch.linalg.eigvalsh(gram).clamp_min(0.0) * (width / (count * SQUARED_ERROR))
+    scaled = eigenvalues * (width / (count * SQUARED_ERROR))
     shares = scaled / (1.0 + scaled)
     return math.sqrt((classes - 1) * (float(shares.square().sum()) ** 2 + float(shares.pow(4).sum()))) / (2 * count)

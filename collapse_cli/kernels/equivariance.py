@@ -18,6 +18,8 @@ __all__ = ["Ranking", "held_out_readout", "neighbour_differences", "ranking", "r
 
 #: Ridge penalty as a share of the mean variance of a regressor: views that are equal leave no inverse without it.
 _PENALTY = 1e-6
+#: What varies by a smaller share of its energy does not vary: float64 leaves (2.2e-16)² of every entry, and N of them.
+_CONSTANT = 1e-24
 #: Relative difference of squared distances that rounding to float64 could have made.
 _ROUNDING = 1e-12
 
@@ -29,11 +31,16 @@ def held_out_readout(fit: Mapping[tuple[str, str], Any], test: Mapping[tuple[str
     None where no parameter varies.
     """
     gram, cross, means = _joint(fit)
-    coefficients = ridge_readout(gram, cross, alpha=_PENALTY * float(gram.diagonal().mean()) + 1e-300)
+    energy = sum(float(fit[role, role].squared_norm_sum) for role in ("view_a", "view_b"))
+    spread = float(gram.trace())
+    if spread <= _CONSTANT * energy:
+        coefficients = torch.zeros_like(cross)
+    else:
+        coefficients = ridge_readout(gram, cross, alpha=_PENALTY * spread / gram.shape[0])
     test_gram, test_cross, test_means = _joint(test)
     target = test["transformation", "transformation"]
     total = target.centred_scatter.diagonal()
-    varies = total > 1e-24 * float(target.squared_norm_sum)
+    varies = total > _CONSTANT * float(target.squared_norm_sum)
     if not bool(varies.any()):
         return None
     step = test_means[1] - means[1] - (test_means[0] - means[0]) @ coefficients
@@ -91,8 +98,9 @@ def ranking(
     part of them within k, so that a prediction that is the same for all views is at chance. Objects of fewer than
     `min_views` rows are left out; None if that leaves none.
     """
-    longest = int(objects.unique(return_counts=True)[1].max()) if objects.numel() else 0
-    harmonic = torch.cat((torch.zeros(1), (1.0 / torch.arange(1, longest + 1)).double().cumsum(0))).double()
+    longest = max((places.numel() for places in _groups(objects)), default=0)
+    inverse = 1.0 / torch.arange(1, longest + 1, dtype=torch.float64)
+    harmonic = torch.cat((inverse.new_zeros(1), inverse.cumsum(0)))
     found, used, rows = torch.zeros(7, dtype=torch.float64), 0, 0
     for places in _groups(objects):
         views = places.numel()
@@ -109,7 +117,17 @@ def ranking(
     if used == 0:
         return None
     means = [float(value) / rows for value in found]
-    return Ranking(*means[:6], math.sqrt(means[6] / rows), rows, used)
+    return Ranking(
+        reciprocal_rank=means[0],
+        hit_at_1=means[1],
+        hit_at_5=means[2],
+        chance=means[3],
+        chance_at_1=means[4],
+        chance_at_5=means[5],
+        error=math.sqrt(means[6] / rows),
+        rows=rows,
+        objects=used,
+    )
 
 
 def _groups(objects: Int[Tensor, " rows"]) -> "Iterator[Int[Tensor, ' members']]":
@@ -125,10 +143,13 @@ def _standing(
     predictions: Float[Tensor, "views features"], targets: Float[Tensor, "views features"]
 ) -> tuple[Int[Tensor, " views"], Int[Tensor, " views"]]:
     """How many targets are closer to each prediction than its own, and how many tie with it, itself included."""
-    distances = torch.stack([(targets - prediction).square().sum(1) for prediction in predictions])
+    # not by the dot product, whose rounding would break ties
+    distances: Tensor = torch.cdist(predictions, targets, compute_mode="donot_use_mm_for_euclid_dist").square()
     own = distances.diagonal()[:, None]
     tolerance = _ROUNDING * (targets.square().sum(1).max() + predictions.square().sum(1).max())
-    return (distances < own - tolerance).sum(1), ((distances - own).abs() <= tolerance).sum(1)
+    closer: Tensor = (distances < own - tolerance).sum(1)
+    tied: Tensor = ((distances - own).abs() <= tolerance).sum(1)
+    return closer, tied
 
 
 def neighbour_differences(
@@ -138,6 +159,7 @@ def neighbour_differences(
     order = objects.argsort(stable=True)
     rows, keys = predictions[order].double(), objects[order]
     same = keys[1:] == keys[:-1]
-    differences, norms = (rows[1:] - rows[:-1]).norm(dim=1)[same], rows.norm(dim=1)
+    differences: Tensor = (rows[1:] - rows[:-1]).norm(dim=1)[same]
+    norms: Tensor = rows.norm(dim=1)
     scale = ((norms[1:] + norms[:-1]) / 2.0)[same]
     return differences / torch.where(scale > 0.0, scale, 1.0)

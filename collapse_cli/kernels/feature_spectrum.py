@@ -21,9 +21,9 @@ from collapse_cli.kernels.views import Activations
 
 __all__ = [
     "FEW_ROWS_PER_WIDTH",
-    "curve",
     "covariance_eigenvalues",
     "covariance_eigenvalues_of",
+    "curve",
     "facts",
     "marchenko_pastur_quantiles",
     "participation_ratio_null",

@@ -5,6 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from collapse_cli.kernels.class_moments import ClassMoments
+from collapse_cli.kernels.nearest_rows import thinned
 
 __all__ = ["compact_labels", "group_gap", "left_out_accuracy", "mean_silhouette", "share_within", "variance_share"]
 
@@ -124,8 +125,8 @@ def group_gap(
     """
     rows, labels, groups = chosen
     if rows.shape[0] > most_rows:
-        thinned = torch.linspace(0, rows.shape[0] - 1, most_rows, dtype=torch.float64).round().long()
-        rows, labels, groups = rows[thinned], labels[thinned], groups[thinned]
+        kept = thinned(rows.shape[0], most_rows)
+        rows, labels, groups = rows[kept], labels[kept], groups[kept]
     place, classes = compact_labels(labels)
     is_kept = torch.bincount(place, minlength=classes)[place] >= least_class_rows
     rows, labels, groups = rows[is_kept], labels[is_kept], groups[is_kept]

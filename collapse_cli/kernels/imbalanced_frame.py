@@ -49,7 +49,7 @@ def decay_of(metadata: Mapping[str, str]) -> Decay | None:
 
 
 def training_sizes(point: Activations) -> tuple[Float[Tensor, " classes"], float] | None:
-    """Training rows of every class and of all together, from `class_counts`, else from the dump; None if it is unfit."""
+    """Training rows of each class and of all, from `class_counts`, else from the dump; None if these are unfit."""
     found = point.get(classes)
     counts = point.arrays.get("class_counts")
     if counts is None:
@@ -57,7 +57,7 @@ def training_sizes(point: Activations) -> tuple[Float[Tensor, " classes"], float
     every = counts.cpu().double().reshape(-1)
     if every.numel() != point.shapes["head_weight"][0] or not bool((every.isfinite() & (every >= 0.0)).all()):
         return None
-    sizes = every[found.labels]
+    sizes: Tensor = every[found.labels]
     return (sizes, float(every.sum())) if float(sizes.min()) > 0.0 else None
 
 
@@ -70,12 +70,12 @@ def vanished(point: Activations) -> Bool[Tensor, " classes"]:
     squares, expected = found.means.square().sum(1), found.variances / (found.counts - 1)
     dimension = point.get(within_dimension)
     slack = 3.0 * math.sqrt(2.0 / dimension) if dimension > 0.0 else 0.0
-    is_zero = (found.counts >= MERGE_ROWS) & (squares - expected < slack * expected)
+    is_zero: Tensor = (found.counts >= MERGE_ROWS) & (squares - expected < slack * expected)
     is_zero |= squares <= found.rounding**2
-    if head is None:
-        return is_zero
-    lengths = head.norm(dim=1)
-    return is_zero | (lengths <= _VANISHED * float(lengths.max()))
+    if head is not None:
+        lengths = head.norm(dim=1)
+        is_zero |= lengths <= _VANISHED * float(lengths.max())
+    return is_zero
 
 
 def optimal_energies(

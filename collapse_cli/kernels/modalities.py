@@ -18,10 +18,8 @@ __all__ = [
     "CrossDistances",
     "centroid_gap",
     "cross_distances",
-    "log_mean_potential",
     "relative_modality_gap",
     "ridge_separability",
-    "uniform_potential",
 ]
 
 #: Entries of one tile of cosines: 32 MiB in float64.
@@ -68,18 +66,6 @@ def relative_modality_gap(left: Moments, right: Moments, pairs: CrossMoments) ->
     across = max(0.0, (1.0 - pairs.cosine_sum / pairs.cosine_count) / 2.0)
     inside = max(0.0, (2.0 - within[0] - within[1]) / 4.0)
     return across / (across + inside) if across + inside > _ROUNDING else None
-
-
-def uniform_potential(width: int) -> float:
-    """Log E exp(−2‖x−y‖²) of independent uniform directions, −4 + ln ₀F₁(; D/2; 4); tends to −4 with the width."""
-    from scipy.special import hyp0f1
-
-    return -4.0 + math.log(float(hyp0f1(width / 2.0, 4.0)))
-
-
-def log_mean_potential(units: Float[Tensor, "rows features"]) -> float:
-    """Log mean over i ≠ j of exp(−2‖z_i − z_j‖²), the uniformity of one cloud of at least two directions."""
-    return cross_distances(units, units).potential
 
 
 @final

@@ -86,7 +86,6 @@ def head_decisions(point: Activations) -> Int[Tensor, " rows"] | None:
 def chance_agreement(first: Int[Tensor, " rows"], second: Int[Tensor, " rows"]) -> float:
     """Σ_k P(first = k)·P(second = k): agreement of independent decisions with these frequencies (Cohen 1960)."""
     everything = torch.unique(torch.cat((first, second)))
-    counts = [
-        torch.bincount(torch.searchsorted(everything, one), minlength=everything.numel()) for one in (first, second)
-    ]
-    return float(counts[0].double() @ counts[1].double()) / max(first.numel() * second.numel(), 1)
+    places = [torch.searchsorted(everything, one) for one in (first, second)]
+    counts = [torch.bincount(place, minlength=everything.numel()).double() for place in places]
+    return float(counts[0] @ counts[1]) / max(first.numel() * second.numel(), 1)

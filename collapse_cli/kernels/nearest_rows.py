@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from collapse_cli.kernels.hypersphere import unit_rows
 from collapse_cli.kernels.reservoir import Sample
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "occurrences",
     "shared_neighbours",
     "skewness",
+    "thinned",
     "uniform_rows",
     "unit_rows",
 ]
@@ -23,18 +25,18 @@ _TILE_ENTRIES = 1 << 22
 
 
 def uniform_rows(sample: Sample, role: str, limit: int | None = None) -> Tensor:
-    """The uniform part of a sample, evenly thinned to at most `limit` rows; whole rows, in the stored dtype."""
+    """The uniform part of a sample, at most `limit` of its rows; the same for every role, in the stored dtype."""
     rows = sample.rows(role)[sample.is_uniform]
-    if limit is None or rows.shape[0] <= limit:
-        return rows
-    return rows[torch.linspace(0, rows.shape[0] - 1, limit, dtype=torch.float64).round().long()]
+    return rows if limit is None else rows[thinned(rows.shape[0], limit)]
 
 
-def unit_rows(rows: Float[Tensor, "rows features"]) -> Float[Tensor, "rows features"]:
-    """x/‖x‖ in float64; a zero row stays zero, and has cosine 0 with every row."""
-    exact = rows.double()
-    lengths: Tensor = torch.linalg.vector_norm(exact, dim=1, keepdim=True)
-    return exact / torch.where(lengths > 0.0, lengths, 1.0)
+def thinned(count: int, wanted: int) -> Int[Tensor, " chosen"]:
+    """Places of at most `wanted` of `count` rows, ascending, drawn by a fixed seed.
+
+    Not every second or third row: in a dump whose classes or groups take turns that would leave some out.
+    """
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    return order[:wanted].sort().values
 
 
 def nearest_rows(

@@ -16,7 +16,9 @@ _BLOCK_ENTRIES = 1 << 22
 def partition_isotropy(
     unit_rows: Float[Tensor, "rows features"], unit_gram: Float[Tensor, "features features"]
 ) -> float:
-    """min Z(c)/max Z(c) with Z(c) = Σexp(cᵀz), over both signs of the eigenvectors c of Σzzᵀ (Mu & Viswanath 2018).
+    """The ratio min Z(c)/max Z(c), Z(c) = Σexp(cᵀz), over both signs of the eigenvectors c of Σzzᵀ.
+
+    References: Mu & Viswanath, All-but-the-Top (2018).
 
     Raises:
         NotConverged: LAPACK gave up.
@@ -28,7 +30,7 @@ def partition_isotropy(
     width = unit_gram.shape[0]
     plus = torch.zeros(width, dtype=torch.float64)
     minus = torch.zeros(width, dtype=torch.float64)
-    for block in unit_rows.split(max(1, _BLOCK_ENTRIES // max(width, 1))):
+    for block in torch.split(unit_rows, max(1, _BLOCK_ENTRIES // max(width, 1))):
         # |cᵀz| ≤ 1: nothing overflows
         products = block @ directions
         plus += products.exp().sum(0)

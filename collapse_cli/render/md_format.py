@@ -46,7 +46,7 @@ def code(text: str) -> str:
 
 def _row(subject: Subject) -> str:
     counts = [finding.severity.value for finding in findings_by_severity(subject)]
-    coverage = outcome_words(subject) if subject.status in ("failed", "empty") else coverage_words(subject.coverage)
+    coverage = outcome_words(subject) if subject.status in ("failed", "empty") else coverage_words(subject)
     return (
         f"| {code(subject.id)} | {subject.status} | {counts.count('error')} | {counts.count('warning')} "
         f"| {escaped(coverage)} |"

@@ -14,6 +14,7 @@ from collapse_cli.core.report import Failure, Report, Subject
 from collapse_cli.core.text import plain, tail
 from collapse_cli.render.finding_block import SHAPES, print_findings
 from collapse_cli.render.look import Look
+from collapse_cli.render.profiles import layer_profiles
 from collapse_cli.render.verdict import (
     counted,
     coverage_words,
@@ -31,6 +32,8 @@ _NARROWEST = 40
 _LISTED = 12
 #: A longer name is shown by its end.
 _LONGEST_NAME = 200
+#: What analyzers of dumps are handed; the others have nothing to say of a dump, and these nothing of a checkpoint.
+_OF_DUMPS = frozenset({"activations", "layers"})
 _VERDICTS = {"pass": "bold green", "fail": "bold red", "incomplete": "bold yellow", "empty": "bold yellow"}
 
 
@@ -63,6 +66,7 @@ def _subject(console: Console, report: Report, subject: Subject, look: Look) -> 
         _opening(console, report, subject)
         if subject.status not in ("failed", "empty"):
             _analyzers(console, report, subject)
+            _profiles(console, report, subject, look)
         console.print()
     if look.show_all and subject.measurements:
         console.print(_measurements(subject, console.width))
@@ -85,7 +89,7 @@ def _opening(console: Console, report: Report, subject: Subject) -> None:
         console.print(Text(outcome_words(subject)))
         return
     ran = {m.analyzer for m in subject.measurements} | {f.analyzer for f in subject.failures if f.analyzer}
-    line = [coverage_words(subject.coverage), counted(len(ran), "analyzer"), report.provenance.device]
+    line = [coverage_words(subject), counted(len(ran), "analyzer"), report.provenance.device]
     if len(report.subjects) == 1:
         line.append(f"{report.provenance.seconds:.1f} s")
     console.print(Text(" · ".join(line)))
@@ -93,6 +97,8 @@ def _opening(console: Console, report: Report, subject: Subject) -> None:
 
 def _facts(subject: Subject) -> list[str]:
     """Format, and of the tensors that some analyzer wants parameters and dtypes: the others are only counted."""
+    if subject.kind == "dump":
+        return [subject.format, counted(subject.coverage.sites, "hook point"), f"{subject.bytes:,} bytes"]
     facts = [subject.format, counted(subject.coverage.sites, "tensor")]
     stored = [site for site in subject.sites if "#" not in site.name]
     if stored:
@@ -119,6 +125,8 @@ def _analyzers(console: Console, report: Report, subject: Subject) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     unapplied = 0
     for manual in report.manuals:
+        if (manual.view in _OF_DUMPS) != (subject.kind == "dump"):
+            continue
         row = _row(manual, subject, counts, report.provenance.intent)
         if row is None:
             unapplied += 1
@@ -132,6 +140,21 @@ def _analyzers(console: Console, report: Report, subject: Subject) -> None:
     console.print()
     console.print(table)
     console.print(Text((" " if not is_narrow else "") + "   ".join(said), style="dim"))
+
+
+def _profiles(console: Console, report: Report, subject: Subject, look: Look) -> None:
+    """The main metric of every analyzer through the layers of a dump; with `--all` every metric."""
+    profiles = layer_profiles(subject, report.manuals, every_metric=look.show_all)
+    if not profiles:
+        return
+    table = Table(box=None, show_edge=False, header_style="dim", padding=(0, 1))
+    table.add_column("through the layers", overflow="fold")
+    table.add_column("", no_wrap=True)
+    table.add_column("first → last", no_wrap=True)
+    for profile in profiles:
+        table.add_row(*(Text(cell) for cell in profile.line()))
+    console.print()
+    console.print(table)
 
 
 def _row(manual: Manual, subject: Subject, counts: Sequence[str], intent: str | None) -> list[Text] | None:

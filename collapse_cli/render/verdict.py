@@ -2,13 +2,14 @@
 
 from collapse_cli.core.finding import Finding
 from collapse_cli.core.metric import Limit, Measurement
-from collapse_cli.core.report import Coverage, Report, Subject, Verdict
+from collapse_cli.core.report import Report, Subject, Verdict
 
 __all__ = [
     "counted",
     "coverage_words",
     "findings_by_severity",
     "limit_words",
+    "noun",
     "number",
     "number_of",
     "outcome_words",
@@ -60,11 +61,17 @@ def counted(count: int, word: str) -> str:
     return f"{count:,} {word if count == 1 else _IRREGULAR.get(word, word + 's')}"
 
 
-def coverage_words(coverage: Coverage) -> str:
+def noun(subject: Subject) -> str:
+    """What a subject consists of."""
+    return "hook point" if subject.kind == "dump" else "tensor"
+
+
+def coverage_words(subject: Subject) -> str:
     """`analysed 3 of 3 wanted tensors (1 more wanted by no analyzer)`."""
+    coverage = subject.coverage
     unwanted = coverage.sites - coverage.wanted
     more = f" ({unwanted:,} more wanted by no analyzer)" if unwanted > 0 else ""
-    return f"analysed {coverage.read:,} of {counted(coverage.wanted, 'wanted tensor')}{more}"
+    return f"analysed {coverage.read:,} of {counted(coverage.wanted, f'wanted {noun(subject)}')}{more}"
 
 
 def outcome_words(subject: Subject) -> str:
@@ -72,7 +79,7 @@ def outcome_words(subject: Subject) -> str:
     if subject.status == "failed":
         return "failed: nothing was analysed"
     if subject.status == "empty":
-        return f"empty: of its {counted(subject.coverage.sites, 'tensor')} no analyzer wants one"
+        return f"empty: of its {counted(subject.coverage.sites, noun(subject))} no analyzer wants one"
     active = findings_by_severity(subject)
     counts = {word: sum(finding.severity == word for finding in active) for word in ("error", "warning", "info")}
     parts = [counted(counts["error"], "error"), counted(counts["warning"], "warning")]
@@ -81,7 +88,7 @@ def outcome_words(subject: Subject) -> str:
     parts += [f"{len(subject.failures)} failed", f"{len(subject.skips)} skipped"]
     parts.append(f"{len(subject.findings) - len(active)} suppressed")
     word = "incomplete" if subject.status == "partial" else "complete"
-    return f"{word}: {', '.join(parts)}; {coverage_words(subject.coverage)}"
+    return f"{word}: {', '.join(parts)}; {coverage_words(subject)}"
 
 
 def verdict_line(report: Report) -> str:

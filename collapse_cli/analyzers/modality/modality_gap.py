@@ -214,16 +214,16 @@ def _relative_gap(point: "Activations", facts: dict[str, Any]) -> Iterator[Measu
 def _between_rows(point: "Activations", facts: dict[str, Any]) -> Iterator[Measurement | Skip]:
     name, sample = point.site.name, point.read(SAMPLE)
     chosen, modalities = sample.is_uniform, kernels.modalities
-    left, right = (kernels.nearest_rows.unit_rows(sample.rows(role)[chosen]) for role in ("modality_a", "modality_b"))
+    left, right = (kernels.hypersphere.unit_rows(sample.rows(role)[chosen]) for role in ("modality_a", "modality_b"))
     facts = facts | {"sampled": left.shape[0], "exact": sample.is_exact}
     across = modalities.cross_distances(left, right)
+    potentials = [kernels.hypersphere.pair_potential(rows) for rows in (left, right)]
     yield CROSS_UNIFORMITY.at(
         name,
         across.potential,
-        modalities.uniform_potential(left.shape[1]),
+        kernels.hypersphere.uniformity_ideal(left.shape[1]),
         **facts,
-        uniformity_a=modalities.log_mean_potential(left),
-        uniformity_b=modalities.log_mean_potential(right),
+        **{f"uniformity_{side}": within.value for side, within in zip("ab", potentials, strict=True) if within},
     )
     if _is_paired(point):
         share = across.nearest_share

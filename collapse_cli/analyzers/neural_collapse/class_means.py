@@ -161,7 +161,7 @@ def class_means(point: "Activations") -> Iterator[Measurement | Skip]:
         **facts,
     )
     units = found.centred[live] / lengths[live, None]
-    pairs = kernels.class_pairs.frame_pairs(units, classes=many, generator=point.generator())
+    pairs = kernels.class_pairs.frame_pairs(units, cosine=-1.0 / (many - 1), generator=point.generator())
     facts = facts | {"pairs": pairs.compared, "coincident": pairs.coincident, "central": int((~live).sum())}
     yield EQUIANGULARITY.at(site, pairs.deviation, kernels.neural_collapse.equiangularity_null(width), **facts)
     if pairs.log_mean is None or pairs.log_variance is None:

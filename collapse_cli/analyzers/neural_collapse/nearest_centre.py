@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from collapse_cli import kernels
 from collapse_cli.analyzer import Example, Limit, Measurement, Metric, Reference, Skip, activation_analyzer, on, skip
@@ -157,7 +157,7 @@ def nearest_centre(point: "Activations") -> Iterator[Measurement | Skip]:
     yield from _agreement(site, head, centres.nearest, facts)
 
 
-def _agreement(site: str, head: "Tensor", nearest: "Tensor", facts: dict[str, object]) -> Iterator[Measurement | Skip]:
+def _agreement(site: str, head: "Tensor", nearest: "Tensor", facts: dict[str, Any]) -> Iterator[Measurement | Skip]:
     agreement, count = float((head == nearest).double().mean()), head.numel()
     chance = kernels.nearest_centres.chance_agreement(head, nearest)
     yield NCC_AGREEMENT.at(site, agreement, chance, **facts)

@@ -1,7 +1,7 @@
 """Spread within classes against the distance between them."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from collapse_cli import kernels
 from collapse_cli.analyzer import Example, Limit, Measurement, Metric, Reference, Skip, activation_analyzer, on, skip
@@ -138,6 +138,7 @@ def variability(point: "Activations") -> Iterator[Measurement | Skip]:
     per class all values are too large by the noise of the means, of which the null is the extreme case. Rare classes
     are easily called merged, because their means are uncertain: gather more rows. Features kept in half precision with
     a large common offset have rounding in their spread. Beyond 8,192 classes averages are over a million seeded pairs.
+    Some implementations divide the spread of the means by D and not by K, and then `nc1` differs by D/K.
     """
     site, found = point.site.name, point.get(kernels.neural_collapse.classes)
     if found.count < 2:
@@ -166,7 +167,7 @@ def variability(point: "Activations") -> Iterator[Measurement | Skip]:
     yield MERGED_PAIRS.at(site, pairs.merged, pairs.mergeable, mergeable=pairs.mergeable, first_pair=named, **facts)
 
 
-def _pooled(point: "Activations", facts: dict[str, object]) -> Iterator[Measurement | Skip]:
+def _pooled(point: "Activations", facts: dict[str, Any]) -> Iterator[Measurement | Skip]:
     site, found = point.site.name, point.get(kernels.neural_collapse.classes)
     ratio = point.get(kernels.neural_collapse.nc1)
     directions = min(found.count - 1, found.width)

@@ -80,8 +80,8 @@ def collapsed() -> Example:
     "own. If the classes are clusters whose assignment is degenerate, use fewer.",
     references=(
         Reference(
-            "Yu, Chan, You, Song & Ma. Learning Diverse and Discriminative Representations via the Principle of Maximal "
-            "Coding Rate Reduction. 2020",
+            "Yu, Chan, You, Song & Ma. Learning Diverse and Discriminative Representations via the Principle of "
+            "Maximal Coding Rate Reduction. 2020",
             "https://arxiv.org/abs/2006.08558",
         ),
         Reference(
@@ -109,7 +109,7 @@ def coding_rate(point: "Activations") -> Iterator[Measurement | Skip]:
     ## How to read it
     `coding_rate_share` is 1 when the directions are filled evenly. `rate_reduction` is what the classes save, to be
     read beside what random labels save; `rate_reduction_share` divides by the best that orthogonal classes could do. If
-    `rate_reduction_z` is below 3, the classes are not in the directions at all. With `assignments` the classes are soft.
+    `rate_reduction_z` is below 3, the classes are not in the directions at all. With `assignments` classes are soft.
 
     ## Limits
     Only directions count: rows are scaled to unit norm and zero rows left out. Maximal rate reduction wants wide
@@ -143,8 +143,10 @@ def _of_classes(point: "Activations", labelled: "LabelledRows") -> Iterator[Meas
         reason = f"{classes} classes with {FEW_ROWS_PER_CLASS} rows or more"
         yield skip(name, f"rate_reduction, rate_reduction_share, rate_reduction_z: {reason}")
         return
-    value = rates.rate_reduction(rows, weights)
-    chance = rates.rate_reduction_null(rows, weights, point.generator())
+    eigenvalues = rates.gram_eigenvalues(rows)
+    whole = rates.rate_of_eigenvalues(eigenvalues, count, width)
+    value = whole - rates.class_rate(rows, weights)
+    chance = whole - rates.dealt_class_rate(rows, weights, point.generator())
     best, smallest = rates.rate_reduction_maximum(classes, width), float(weights.sum(0).min())
     facts = point.get(kernels.feature_spectrum.facts) | {
         "classes": classes,
@@ -161,6 +163,6 @@ def _of_classes(point: "Activations", labelled: "LabelledRows") -> Iterator[Meas
     elif smallest < 2 * width:
         yield skip(name, f"rate_reduction_z: a class of {smallest:.0f} rows, fewer than 2·{width}")
     else:
-        error = rates.rate_reduction_error(rows, classes)
+        error = rates.rate_reduction_error(eigenvalues, count=count, width=width, classes=classes)
         z = (value - chance) / error
         yield RATE_REDUCTION_Z.at(name, z, 0.0, **facts, saved=value, chance=chance, standard_error=error)

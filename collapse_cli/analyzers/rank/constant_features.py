@@ -49,9 +49,7 @@ CONSTANT_DIM_SHARE = Metric(
 DEAD_DIM_SHARE = Metric(
     "dead_dim_share", "1", "The share of features that are exactly zero in every row.", better="lower", null="0"
 )
-ZERO_ROW_SHARE = Metric(
-    "zero_row_share", "1", "The share of rows that are exactly zero.", better="lower", null="0"
-)
+ZERO_ROW_SHARE = Metric("zero_row_share", "1", "The share of rows that are exactly zero.", better="lower", null="0")
 DUPLICATE_RATE = Metric(
     "duplicate_rate", "1", "One minus the number of different rows over the number of rows.", better="lower", null="0"
 )
@@ -138,7 +136,7 @@ def constant_features(point: "Activations") -> Iterator[Measurement | Skip]:
     else:
         yield from _spreads(point)
     scatter, rounding = point.read("moments").centred_scatter.diagonal(), extremes.squared_rounding
-    is_constant = (scatter <= ROUNDING_BOUND * rounding) | (extremes.minimum == extremes.maximum)
+    is_constant = scatter <= ROUNDING_BOUND * rounding
     constant = [int(place) for place in is_constant.nonzero().flatten()[:16]]
     yield CONSTANT_DIM_SHARE.at(name, float(is_constant.double().mean()), 0.0, **facts, first=constant)
     is_dead = extremes.zeros == extremes.count

@@ -110,7 +110,7 @@ def collapsed() -> Example:
             "https://doi.org/10.14490/jjss.35.251",
         ),
         Reference(
-            "Yan et al. Orthogonal Subspace Decomposition for Generalizable AI-Generated Image Detection (Effort). 2024",
+            "Yan et al. Orthogonal Subspace Decomposition for Generalizable AI-Generated Image Detection. 2024",
             "https://arxiv.org/abs/2411.15633",
         ),
     ),

@@ -1,7 +1,7 @@
 """Eigenspectrum: whether the covariance decays as a power law, how fast, and where the targets are in it."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from collapse_cli import kernels
 from collapse_cli.analyzer import Example, Measurement, Metric, Reference, Skip, activation_analyzer, on, skip
@@ -118,7 +118,7 @@ def eigenspectrum(point: "Activations") -> Iterator[Measurement | Skip]:
     dimension = kernels.power_decay.effective_dimension(values, ridge)
     yield EFFECTIVE_DIMENSION.at(name, dimension, **facts, ridge=ridge)
     fitted = kernels.power_decay
-    window = {"first": fitted.FIRST, "last": fitted.LAST, "weights": "1/i"}
+    window: dict[str, Any] = {"first": fitted.FIRST, "last": fitted.LAST, "weights": "1/i"}
     if values.numel() < fitted.LAST:
         yield skip(name, "alpha, alpha_r2, target_beta: fewer than 100 eigenvalues: window 11–100 does not exist")
         return
@@ -142,7 +142,7 @@ def eigenspectrum(point: "Activations") -> Iterator[Measurement | Skip]:
     yield from _of_targets(point, facts | window)
 
 
-def _of_targets(point: "Activations", facts: dict[str, object]) -> Iterator[Measurement | Skip]:
+def _of_targets(point: "Activations", facts: dict[str, Any]) -> Iterator[Measurement | Skip]:
     name, fitted = point.site.name, kernels.power_decay
     found = fitted.target_cross(point)
     if found is None:

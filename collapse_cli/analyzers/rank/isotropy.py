@@ -78,11 +78,11 @@ def collapsed() -> Example:
     title="Isotropy",
     metrics=(MEAN_COSINE, ISOSCORE, SELF_CLUSTERING, TOP_PC_SHARE, PARTITION_ISOTROPY),
     accepts=on.points("features", says="hook points with features"),
-    remedy="Without training: subtract the mean (per language or group where there are several) and the first principal "
-    "components. In training: a uniformity term or more negatives, and another temperature.",
+    remedy="Without training: subtract the mean (per language or group where there are several) and the first "
+    "principal components. In training: a uniformity term or more negatives, and another temperature.",
     references=(
         Reference(
-            "Rudman, Gillman, Rayne & Eickhoff. IsoScore: Measuring the Uniformity of Embedding Space Utilization. 2022",
+            "Rudman et al. IsoScore: Measuring the Uniformity of Embedding Space Utilization. 2022",
             "https://arxiv.org/abs/2108.07344",
         ),
         Reference("Mu & Viswanath. All-but-the-Top. 2018", "https://arxiv.org/abs/1702.01417"),
@@ -143,12 +143,12 @@ def isotropy(point: "Activations") -> Iterator[Measurement | Skip]:
 def _of_directions(point: "Activations", facts: dict[str, object]) -> Iterator[Measurement | Skip]:
     name, moments = point.site.name, point.read("moments")
     count, width = moments.unit_count, moments.shift.numel()
-    if count < FEW_ROWS:
+    cosine = kernels.isotropy.mean_cosine(moments.unit_sum, count)
+    if cosine is None or count < FEW_ROWS:
         yield skip(
             name, f"mean_cosine, self_clustering, partition_isotropy: {count} rows that are not zero, of {FEW_ROWS}"
         )
         return
-    cosine = kernels.isotropy.mean_cosine(moments.unit_sum, count)
     error = (2.0 / (count * (count - 1) * width)) ** 0.5
     yield MEAN_COSINE.at(name, cosine, 0.0, **facts, chance_standard_error=error)
     clustering = kernels.isotropy.self_clustering(moments.unit_gram, count)

@@ -62,8 +62,8 @@ def collapsed() -> Example:
     title="LiDAR",
     metrics=(LIDAR, LIDAR_SIGNAL, LIDAR_SIGNAL_Z),
     accepts=on.points("views", says="hook points with several views of each sample"),
-    remedy="If the signal stands at its null, the augmentations are too strong or the encoder has collapsed. Else add a "
-    "variance and redundancy term and check the stop-gradient, as for RankMe.",
+    remedy="If the signal stands at its null, the augmentations are too strong or the encoder has collapsed. Else add "
+    "a variance and redundancy term and check the stop-gradient, as for RankMe.",
     references=(
         Reference(
             "Thilak et al. LiDAR: Sensing Linear Probing Performance in Joint Embedding SSL Architectures. 2023",
@@ -120,8 +120,8 @@ def lidar(point: "Activations") -> Iterator[Measurement | Skip]:
     facts = point.get(_facts) | {"objects": objects, "exact": sample.is_exact, "few_objects": objects < 2 * width}
     value, eigenvalues = kernels.object_discrimination.lidar(scatter)
     null = kernels.random_matrix.effective_rank_lambda_null(objects - 1, width)
-    eigenvalues = kernels.feature_spectrum.curve(eigenvalues)
-    yield LIDAR.at(name, value, null, **facts, delta=1e-4, epsilon=1e-8, eigenvalues=eigenvalues)
+    curve = kernels.feature_spectrum.curve(eigenvalues)
+    yield LIDAR.at(name, value, null, **facts, delta=1e-4, epsilon=1e-8, eigenvalues=curve)
     yield from _signal(point, facts)
 
 

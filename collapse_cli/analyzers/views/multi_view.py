@@ -113,7 +113,7 @@ def collapsed() -> Example:
         MISORDERED_SHARE,
         MISORDERED_SHARE_Z,
     ),
-    accepts=on.points("views", says="hook points with a stack of views"),
+    accepts=on.points("view_a", "view_b", says="hook points with a stack of views, or with two views"),
     remedy="Train with more views, five or so, and a loss that takes uniformity within each view and not over "
     "positives; or order groups of positives before negatives. If views are unrelated, check how the stack was made.",
     references=(
@@ -135,7 +135,8 @@ def collapsed() -> Example:
     examples={"healthy": healthy, "collapsed": collapsed},
     confidence="experimental",
     unmoved_by=("samples_permuted", "scaled"),
-    needs=("sample(views)",),
+    needs=("sample(view_a,view_b)",),
+    uses=("views",),
 )
 def multi_view(point: "Activations") -> Iterator[Measurement | Skip]:
     """With several views of every sample, is the width used, and are samples still told apart?
@@ -155,21 +156,22 @@ def multi_view(point: "Activations") -> Iterator[Measurement | Skip]:
     ## Limits
     Weak augmentations inflate `between_share` and lower `misordered_share` without any merit of the encoder. More views
     are not more samples: the null of the rank counts samples, so that unrelated views can exceed it a little. In few
-    dimensions `rank_utilisation` cannot be small: one direction of 8 is an eighth. Two views are allowed and say less.
+    dimensions `rank_utilisation` cannot be small: one direction of 8 is an eighth. Two views are enough and say less.
     Above 4,096 samples an even selection is taken (fewer where the stack is wide), 2,048 for uniformity and 1,024 for
     the order of pairs. The standard error of `between_share` is that of Gaussian variables.
     """
-    name, shape = point.site.name, point.shapes["views"]
-    if len(shape) < 3 or shape[1] < 2:
-        yield skip(name, "fewer than 2 views")
+    name = point.site.name
+    widths = [point.shapes[role][-1] for role in ("view_a", "view_b")]
+    if widths[0] != widths[1] or widths[0] == 0:
+        yield skip(name, f"views of widths {widths[0]} and {widths[1]}" if widths[0] else "no dimensions")
         return
-    if point.finite_rows < MIN_ROWS or shape[2] == 0:
-        yield skip(name, f"finite rows {point.finite_rows} < {MIN_ROWS:,}" if shape[2] else "no dimensions")
+    if point.finite_rows < MIN_ROWS:
+        yield skip(name, f"finite rows {point.finite_rows} < {MIN_ROWS:,}")
         return
     stack = _chosen(point)
     samples, views, width = stack.shape
     units = kernels.hypersphere.unit_rows(stack.reshape(-1, width)).reshape(stack.shape)
-    evidence = kernels.feature_spectrum.facts(point, "views") | {
+    evidence = kernels.feature_spectrum.facts(point, "views" if "views" in point.shapes else "view_a") | {
         "views": views,
         "width": width,
         "samples": samples,
@@ -185,13 +187,17 @@ def multi_view(point: "Activations") -> Iterator[Measurement | Skip]:
 
 
 def _chosen(point: "Activations") -> "Tensor":
-    """An even selection of the sampled stacks, in float64."""
-    sample = point.read("sample(views)")
+    """An even selection of the sampled rows as samples × views × features, in float64."""
+    import torch
+
+    sample = point.read("sample(view_a,view_b)")
     uniform = sample.is_uniform.nonzero().flatten()
-    _, views, width = point.shapes["views"]
-    wanted = max(MIN_ROWS, min(MAX_ROWS, MAX_ENTRIES // (views * width)))
-    stack: Tensor = sample.rows("views")[uniform[kernels.hypersphere.evenly_spaced(uniform.numel(), wanted)]].double()
-    return stack
+    roles = ("views",) if "views" in point.shapes else ("view_a", "view_b")
+    entries = sum(sample.rows(role)[:1].numel() for role in roles)
+    wanted = max(MIN_ROWS, min(MAX_ROWS, MAX_ENTRIES // entries))
+    places = uniform[kernels.hypersphere.evenly_spaced(uniform.numel(), wanted)]
+    parts = [sample.rows(role)[places].double() for role in roles]
+    return parts[0] if len(parts) == 1 else torch.stack(parts, 1)
 
 
 def _uniformity(name: str, units: "Tensor", evidence: dict[str, object]) -> Measurement:

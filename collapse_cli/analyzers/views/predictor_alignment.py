@@ -132,7 +132,7 @@ def predictor_alignment(point: "Activations") -> Iterator[Measurement | Skip]:
 
     ## How to read it
     `eigen_alignment` rises to 1 in training; a random predictor has √(2/πD). `commutator` and `asymmetry` fall to 0
-    with it. `spectrum_match` is near 1 when the predictor is stronger along stronger directions, as DirectPred makes it.
+    with it. `spectrum_match` is near 1 when the predictor is stronger along stronger directions, as in DirectPred.
     `small_eigen_share` is the part of the width that is gone: watch it rise from one checkpoint to the next.
 
     ## Limits

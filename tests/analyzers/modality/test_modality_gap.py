@@ -2,14 +2,12 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from scipy.spatial.distance import cdist
 from sklearn.linear_model import RidgeClassifier
 
 from collapse_cli.analyzers.modality.modality_gap import modality_gap
 from collapse_cli.core.report import Skip
 from collapse_cli.engine.dump import analyse_dump
-from collapse_cli.kernels.modalities import uniform_potential
 from collapse_cli.sources.dump import memory_dump
 from tests.views import reasons, values
 
@@ -138,12 +136,3 @@ def test_streamed_and_whole_agree() -> None:
     parts = [{"modality_a": left[i : i + 1700], "modality_b": right[i : i + 1700]} for i in range(0, 5000, 1700)]
     streamed = values(analyse_dump(memory_dump(*parts, metadata={}), [modality_gap]).measurements)
     assert streamed == {name: pytest.approx(value, rel=1e-9) for name, value in measured(left, right).items()}
-
-
-def test_potential_of_uniform_directions_is_the_tabulated_one() -> None:
-    for width, expected in ((2, -1.5750), (8, -3.0825), (64, -3.8752), (768, -3.9896)):
-        assert uniform_potential(width) == pytest.approx(expected, abs=5e-5)
-    # against a draw
-    rows = torch.nn.functional.normalize(torch.tensor(cloud(2, 200_000, 0)).reshape(2, -1, 8), dim=2)
-    drawn = (-2 * (rows[0] - rows[1]).square().sum(1)).exp()
-    assert uniform_potential(8) == pytest.approx(math.log(drawn.mean()), abs=0.05)

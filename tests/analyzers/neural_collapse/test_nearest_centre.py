@@ -90,13 +90,8 @@ def test_without_a_head_and_with_one_class_decided_always() -> None:
     assert none.skips[0].reason.endswith("no head and no logits")
     other = measured(nearest_centre, **arrays, head_weight=torch.ones(4, 5, dtype=torch.float64))
     assert "4 × 5" in other.skips[0].reason
-    equal = measured(
-        nearest_centre,
-        features=torch.ones(80, 7),
-        labels=LABELS,
-        head_weight=torch.zeros(4, 7),
-        head_bias=torch.eye(4)[0],
-    )
+    constant = {"features": torch.ones(80, 7), "labels": LABELS}
+    equal = measured(nearest_centre, **constant, head_weight=torch.zeros(4, 7), head_bias=torch.eye(4)[0])
     assert found(equal)["ncc_agreement"].value == 1.0
     assert any("both always decide for one class" in skip.reason for skip in equal.skips)
     few = measured(nearest_centre, features=SIMPLEX[LABELS[:20]], labels=LABELS[:20], head_weight=SIMPLEX)

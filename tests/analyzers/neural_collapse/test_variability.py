@@ -132,3 +132,23 @@ def test_pairs_of_very_many_classes_are_drawn_and_the_nearest_searched(monkeypat
     assert drawn["cdnv"].value == pytest.approx(whole["cdnv"].value, rel=0.05)
     assert drawn["cdnv"].evidence["exact"] is False
     assert drawn["cdnv_max"].value == pytest.approx(whole["cdnv_max"].value, rel=1e-9)
+
+
+def test_merged_pairs_and_close_means_are_those_of_the_definition() -> None:
+    generator = np.random.default_rng(7)
+    y = np.repeat(np.arange(8), 25)
+    x = 0.55 * generator.normal(size=(8, 10))[y] + generator.normal(size=(200, 10))
+    got = found(measured(variability, features=torch.tensor(x), labels=torch.tensor(y)))["merged_pairs"]
+    scatters = [np.cov(x[y == k].T, ddof=0) for k in range(8)]
+    pooled = sum(scatters) / 8
+    slack = 3 * np.sqrt(2 * (pooled**2).sum()) / np.trace(pooled)
+    means, noise = [x[y == k].mean(0) for k in range(8)], [np.trace(scatter) / 24 for scatter in scatters]
+    scores = [((means[i] - means[j]) ** 2).sum() / (noise[i] + noise[j]) - 1 for i in range(8) for j in range(i + 1, 8)]
+    assert 0 < got.value < 28
+    assert got.value == sum(score < slack for score in scores)
+    # a Gram of means 1e-6 apart has four digits left
+    close = torch.tensor([[1.0, 0.3], [1.0 + 1e-6, 0.3], [-2.0, 5.0]], dtype=torch.float64)
+    labels = torch.arange(60) % 3
+    sign = torch.where(torch.arange(60) % 6 < 3, 0.5, -0.5).double()[:, None]
+    pair = found(measured(variability, features=close[labels] + sign, labels=labels))["cdnv_max"]
+    assert pair.value == pytest.approx(0.5 / 1e-12, rel=1e-8)

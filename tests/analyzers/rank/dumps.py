@@ -1,6 +1,7 @@
 """A hook point in memory, analysed and judged: what a test of one analyzer asks of it."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import torch
 
@@ -14,9 +15,7 @@ from tests.contract.examples import judged
 from tests.views import values
 
 
-def subject(
-    analyzer: Analyzer, features: torch.Tensor, *, intent: str | None = None, **roles: torch.Tensor
-) -> Subject:
+def subject(analyzer: Analyzer, features: torch.Tensor, *, intent: str | None = None, **roles: torch.Tensor) -> Subject:
     arrays = {f"encoder/{role}": tensor for role, tensor in {"features": features, **roles}.items()}
     result = judged(analyzer, Example(arrays, metadata={}, intent=intent))
     assert [failure.message for failure in result.failures] == []
@@ -50,7 +49,7 @@ def point(analyzer: Analyzer, batches: int, **roles: torch.Tensor) -> Activation
     count = next(iter(roles.values())).shape[0]
     accumulators = {one.name: one.make(0) for one in map(need, analyzer.needs) if set(one.roles) <= roles.keys()}
     cuts = sorted({count * place * place // batches**2 for place in range(batches + 1)})
-    for begin, end in zip(cuts, cuts[1:], strict=False):
+    for begin, end in pairwise(cuts):
         batch = Batch({role: tensor[begin:end] for role, tensor in roles.items()}, start=begin)
         for accumulator in accumulators.values():
             accumulator.update(batch)
@@ -58,7 +57,7 @@ def point(analyzer: Analyzer, batches: int, **roles: torch.Tensor) -> Activation
         Site("encoder", (), "", None, Role.ACTIVATION),
         accumulators,
         shapes={role: tuple(tensor.shape) for role, tensor in roles.items()},
-        dtypes={role: "F32" for role in roles},
+        dtypes=dict.fromkeys(roles, "F32"),
         rows=count,
         finite_rows=count,
     )

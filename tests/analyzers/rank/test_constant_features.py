@@ -97,7 +97,9 @@ def test_rows_that_are_not_finite_are_left_out_and_said() -> None:
     rows = gaussian(60, 8)
     rows[3, 2] = math.nan
     values = found(constant_features, rows)
-    assert values["l2_std_share"] == pytest.approx(found(constant_features, rows[torch.arange(60) != 3])["l2_std_share"])
+    assert values["l2_std_share"] == pytest.approx(
+        found(constant_features, rows[torch.arange(60) != 3])["l2_std_share"]
+    )
 
 
 def test_in_batches_as_in_one() -> None:

@@ -40,7 +40,12 @@ def test_nulls_are_what_random_rows_give() -> None:
     rows = gaussian(500, 768)
     values, chance = found(effective_rank_features, rows), nulls(effective_rank_features, rows)
     assert chance["erank"] == pytest.approx(360.6, abs=0.5)
-    for metric, tolerance in {"erank": 0.005, "participation_ratio": 0.005, "stable_rank": 0.03, "rank_95": 0.01}.items():
+    for metric, tolerance in {
+        "erank": 0.005,
+        "participation_ratio": 0.005,
+        "stable_rank": 0.03,
+        "rank_95": 0.01,
+    }.items():
         assert values[metric] == pytest.approx(chance[metric], rel=tolerance), metric
     square = nulls(effective_rank_features, gaussian(1000, 1024))
     assert square["erank"] == pytest.approx(613.2, abs=0.5)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import f
 
 from collapse_cli.analyzers.rank.lidar import lidar
 from collapse_cli.kernels.object_discrimination import signal_null
@@ -76,6 +77,8 @@ def test_null_of_the_signal_is_what_noise_gives() -> None:
     assert drawn.mean() == pytest.approx(mean, abs=4 * error / 300**0.5)
     assert drawn.std() == pytest.approx(error, rel=0.15)
     assert signal_null(10, 2, 7) is None
+    # of one feature, V times the signal is F with N − 1 and N(V − 1) degrees of freedom
+    assert signal_null(9, 3, 1) == pytest.approx((f(8, 18).mean() / 3, f(8, 18).std() / 3), rel=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -93,9 +93,11 @@ def test_one_point_is_found() -> None:
     assert [s.reason for s in subject.skips] == ["between_share, between_share_z: nothing varies"]
 
 
-def test_dimensional_collapse_is_found() -> None:
-    stack = related(1000, 2, 2) @ gaussian(2, 96, seed=3)
-    assert findings(multi_view, {"views": stack}) == [Severity.WARNING]
+@pytest.mark.parametrize(("rank", "expected"), [(2, [Severity.WARNING]), (6, [Severity.WARNING]), (60, [])])
+def test_dimensional_collapse_is_found(rank: int, expected: list[Severity]) -> None:
+    stack = related(1000, 2, rank) @ gaussian(rank, 200, seed=3)
+    assert findings(multi_view, {"views": stack}) == expected
+    assert findings(multi_view, {"view_a": stack[:, 0], "view_b": stack[:, 1]}) == expected
 
 
 @pytest.mark.parametrize("width", [8, 200])
@@ -105,7 +107,9 @@ def test_views_of_gaussian_samples_are_silent(width: int) -> None:
 
 def test_edges_are_said() -> None:
     assert reasons(results(multi_view, {"views": gaussian(999, 2, 4)})) == ["finite rows 999 < 1,000"]
-    assert reasons(results(multi_view, {"views": gaussian(1000, 1, 4)})) == ["fewer than 2 views"]
+    assert reasons(results(multi_view, {"views": gaussian(1000, 1, 4)}))[0].startswith("nothing to accept")
+    mixed = {"view_a": gaussian(1000, 4), "view_b": gaussian(1000, 3)}
+    assert reasons(results(multi_view, mixed)) == ["views of widths 4 and 3"]
     found = measured(multi_view, {"views": torch.zeros(1000, 2, 4)})
     assert found["view_uniformity"].value == found["rank_utilisation"].value == 0.0
     one = measured(multi_view, {"views": related(1000, 2, 1)})
