@@ -77,7 +77,7 @@ def _limits(
 
 def _message(metric: Metric, measurement: Measurement, limit: Limit) -> str:
     """The metric's own sentence with the numbers filled in, or a plain one made of its parts."""
-    words = {"value": measurement.value, "null": measurement.null, "bound": limit.bound} | measurement.evidence
+    words = measurement.evidence | {"value": measurement.value, "null": measurement.null, "bound": limit.bound}
     text = _filled(metric.message, words) if metric.message else None
     if text is not None:
         return text

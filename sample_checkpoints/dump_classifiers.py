@@ -112,7 +112,7 @@ def two_clusters(folder: Path) -> str:
     """Digits told apart by parity alone, far into the terminal phase: two points are left of ten classes."""
     seeded(24)
     sample, path = digits(), folder / "two_clusters"
-    model = Classifier(64, 128, 64, 64, classes=2)
+    model = Classifier(64, 128, 64, 64, classes=2, is_normed=True)
     schedule = Schedule(steps=6000, rate=0.05, decay=5e-3, batch=128, optimiser="sgd", momentum=0.9)
     train(model, sample.x, sample.y % 2, schedule)
     held_out = f"accuracy {accuracy(model, sample.held_x, sample.held_y % 2):.3f} in parity"

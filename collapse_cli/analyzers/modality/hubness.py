@@ -119,7 +119,8 @@ def hubness(point: "Activations") -> Iterator[Measurement | Skip]:
     ## Limits
     Hubness grows with the dimension and with the number of rows, on pure noise too: a fixed threshold on the skewness
     means nothing, and only dumps of as many rows are comparable. Programs that count a row in its own list have no
-    antihubs. Near-duplicates fill each other's lists and hide hubs. Of more than 4,096 rows a fixed random choice is taken.
+    antihubs. Near-duplicates fill each other's lists and hide hubs. Of more than 4,096 rows a seeded
+    choice is taken.
     """
     if not (point.has(SINGLE) or point.has(BOTH)):
         yield skip(point.site.name, "neither features nor two modalities")

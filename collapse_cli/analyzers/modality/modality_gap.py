@@ -13,6 +13,8 @@ __all__ = ["modality_gap"]
 
 #: Fewer pairs leave the mean directions so uncertain, √(2/N) ≥ .045, that a small gap is not seen.
 MIN_ROWS = 1000
+#: Rows at most that are compared pair by pair: three matrices of this side.
+MOST_ROWS = 4096
 LEFT, RIGHT, PAIRS = "moments(modality_a)", "moments(modality_b)", "cross_moments(modality_a,modality_b)"
 SAMPLE = "sample(modality_a,modality_b)"
 INDEPENDENT = "two modalities without a relation, each in directions without a preference"
@@ -212,10 +214,12 @@ def _relative_gap(point: "Activations", facts: dict[str, Any]) -> Iterator[Measu
 
 
 def _between_rows(point: "Activations", facts: dict[str, Any]) -> Iterator[Measurement | Skip]:
-    name, sample = point.site.name, point.read(SAMPLE)
-    chosen, modalities = sample.is_uniform, kernels.modalities
-    left, right = (kernels.hypersphere.unit_rows(sample.rows(role)[chosen]) for role in ("modality_a", "modality_b"))
-    facts = facts | {"sampled": left.shape[0], "exact": sample.is_exact}
+    name, sample, nearest, modalities = point.site.name, point.read(SAMPLE), kernels.nearest_rows, kernels.modalities
+    left, right = (
+        kernels.hypersphere.unit_rows(nearest.uniform_rows(sample, role, MOST_ROWS))
+        for role in ("modality_a", "modality_b")
+    )
+    facts = facts | {"sampled": left.shape[0], "exact": left.shape[0] == point.finite_rows}
     across = modalities.cross_distances(left, right)
     potentials = [kernels.hypersphere.pair_potential(rows) for rows in (left, right)]
     yield CROSS_UNIFORMITY.at(
@@ -228,7 +232,9 @@ def _between_rows(point: "Activations", facts: dict[str, Any]) -> Iterator[Measu
     if _is_paired(point):
         share = across.nearest_share
         yield RELATIVE_ALIGNMENT.at(name, across.relative_alignment, **facts, partner_is_nearest=share)
-    accuracy = modalities.ridge_separability(left, right, sample.indices[chosen], seed=point.seed)
+    indices = sample.indices[sample.is_uniform]
+    indices = indices[nearest.thinned(indices.numel(), MOST_ROWS)]
+    accuracy = modalities.ridge_separability(left, right, indices, seed=point.seed)
     if accuracy is None:
         yield skip(name, "separability: too few rows to hold a half out")
         return

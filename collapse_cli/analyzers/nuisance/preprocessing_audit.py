@@ -188,7 +188,7 @@ def _neighbours(point: "Activations", facts: dict[str, Any]) -> Iterator[Measure
     views = [nearest.uniform_rows(sample, role, MOST_ROWS) for role in ("view_a", "view_b")]
     lists = [nearest.nearest_rows(view, count=NEIGHBOURS) for view in views]
     count = views[0].shape[0]
-    facts = facts | {"sampled": count, "exact": sample.is_exact}
+    facts = facts | {"sampled": count, "exact": count == facts["rows"]}
     yield KNN_OVERLAP.at(name, nearest.shared_neighbours(lists[0], lists[1]), NEIGHBOURS / (count - 1), **facts)
     labels = _labels(point)
     if labels is None:
