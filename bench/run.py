@@ -240,17 +240,23 @@ def _dump(rows: int) -> Path:
     """Gaussian classes about 50, written when they are not there yet."""
     path = HERE / "data" / f"dump-{rows}.safetensors"
     if not path.exists():
-        import torch
-        from safetensors.torch import save_file
-
         _say(f"writing {path}")
         path.parent.mkdir(exist_ok=True)
-        generator = torch.Generator().manual_seed(0)
-        labels = torch.randint(200, (rows,), generator=generator)
-        means = torch.randn(200, 256, generator=generator)
-        features = means[labels] + torch.randn(rows, 256, generator=generator) + 50.0
-        save_file({"features": features, "labels": labels}, path)
+        # in a process of its own: a child inherits the peak of the process that starts it
+        subprocess.run([sys.executable, "-c", _WRITE_DUMP, str(path), str(rows)], check=True)
     return path
+
+
+_WRITE_DUMP = """
+import sys, torch
+from safetensors.torch import save_file
+
+generator = torch.Generator().manual_seed(0)
+labels = torch.randint(200, (int(sys.argv[2]),), generator=generator)
+means = torch.randn(200, 256, generator=generator)
+features = means[labels] + torch.randn(len(labels), 256, generator=generator) + 50.0
+save_file({"features": features, "labels": labels}, sys.argv[1])
+"""
 
 
 def startup(setting: Setting) -> list[str]:

@@ -14,6 +14,11 @@ PAGE = (Path(__file__).parent.parent / "docs" / "capture.md").read_text(encoding
 ENCODER, WRITER = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
+def test_the_readme_prints_the_same_example() -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    assert f"```python\n{ENCODER}```" in readme
+
+
 def test_the_first_example_stays_short() -> None:
     lines = [line for line in ENCODER.splitlines() if line.strip()]
     assert len(lines) <= 15

@@ -64,7 +64,9 @@ def test_gain_of_the_norm_is_folded_in_with_its_offset() -> None:
 
 def test_unknown_or_impossible_heads_are_a_reason() -> None:
     weights = {Role.ATTENTION_Q: gaussian(12, 10, 1), Role.ATTENTION_K: gaussian(12, 10, 2)}
-    assert attention.attention_heads(block(weights)) == "number of heads unknown: no config.json beside the file gives it"
+    assert (
+        attention.attention_heads(block(weights)) == "number of heads unknown: no config.json beside the file gives it"
+    )
     assert "do not divide" in str(attention.attention_heads(block(weights, {"heads": 5})))
     odd = {**weights, Role.ATTENTION_K: gaussian(9, 10, 2)}
     assert "key rows" in str(attention.attention_heads(block(odd, {"heads": 4})))

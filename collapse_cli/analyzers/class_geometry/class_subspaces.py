@@ -110,7 +110,7 @@ def collapsed() -> Example:
             "https://arxiv.org/abs/2308.01547",
         ),
         Reference(
-            "Kornblith et al. Why Do Better Loss Functions Lead to Less Transferable Features? 2021",
+            "Kornblith et al. Why Do Better Loss Functions Lead to Less Transferable Features? 2020",
             "https://arxiv.org/abs/2010.16402",
         ),
     ),

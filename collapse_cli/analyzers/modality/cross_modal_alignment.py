@@ -134,19 +134,20 @@ def collapsed() -> Example:
     "(canonical correlations above chance) before matching, train the projection on more pairs, or match by local CKA.",
     references=(
         Reference(
-            "Huh, Cheung, Wang & Isola. The Platonic Representation Hypothesis. 2024",
+            "Huh et al. The Platonic Representation Hypothesis. 2024",
             "https://arxiv.org/abs/2405.07987",
         ),
         Reference(
-            "Kornblith, Norouzi, Lee & Hinton. Similarity of Neural Network Representations Revisited. 2019",
+            "Kornblith et al. Similarity of Neural Network Representations Revisited. 2019",
             "https://arxiv.org/abs/1905.00414",
         ),
         Reference(
-            "Székely & Rizzo. The distance correlation t-test of independence in high dimension. 2013",
+            "Székely & Rizzo. The distance correlation t-test of independence in high dimension. Journal of "
+            "Multivariate Analysis 2013",
             "https://doi.org/10.1016/j.jmva.2013.02.012",
         ),
         Reference(
-            "Fu, Hospedales, Xiang & Gong. Transductive Multi-view Zero-Shot Learning. 2015",
+            "Fu et al. Transductive Multi-view Zero-Shot Learning. 2015",
             "https://arxiv.org/abs/1501.04560",
         ),
     ),

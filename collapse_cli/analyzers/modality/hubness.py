@@ -88,11 +88,11 @@ def collapsed() -> Example:
     references=(
         Reference(
             "Radovanović, Nanopoulos & Ivanović. Hubs in Space: Popular Nearest Neighbors in High-Dimensional Data. "
-            "2010",
+            "JMLR 2010",
             "https://www.jmlr.org/papers/v11/radovanovic10a.html",
         ),
         Reference(
-            "Fu, Hospedales, Xiang & Gong. Transductive Multi-view Zero-Shot Learning. 2015",
+            "Fu et al. Transductive Multi-view Zero-Shot Learning. 2015",
             "https://arxiv.org/abs/1501.04560",
         ),
     ),

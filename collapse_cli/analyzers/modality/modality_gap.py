@@ -116,8 +116,8 @@ def collapsed() -> Example:
     "downstream score.",
     references=(
         Reference(
-            "Liang, Zhang, Kwon, Yeung & Zou. Mind the Gap: Understanding the Modality Gap in Multi-modal Contrastive "
-            "Representation Learning. 2022",
+            "Liang et al. Mind the Gap: Understanding the Modality Gap in Multi-modal Contrastive Representation "
+            "Learning. 2022",
             "https://arxiv.org/abs/2203.02053",
         ),
         Reference(
@@ -125,12 +125,12 @@ def collapsed() -> Example:
             "https://arxiv.org/abs/2405.18570",
         ),
         Reference(
-            "Schrodi, Hoffmann, Argus, Fischer & Brox. Two Effects, One Trigger: On the Modality Gap, Object Bias, and "
-            "Information Imbalance in Contrastive Vision-Language Models. 2024",
+            "Schrodi et al. Two Effects, One Trigger: On the Modality Gap, Object Bias, and Information Imbalance in "
+            "Contrastive Vision-Language Models. 2024",
             "https://arxiv.org/abs/2404.07983",
         ),
         Reference(
-            "Oh et al. Geodesic Multi-Modal Mixup for Robust Fine-Tuning. 2023", "https://arxiv.org/abs/2203.03897"
+            "Oh et al. Geodesic Multi-Modal Mixup for Robust Fine-Tuning. 2022", "https://arxiv.org/abs/2203.03897"
         ),
     ),
     examples={"healthy": healthy, "collapsed": collapsed},

@@ -106,7 +106,7 @@ def collapsed() -> Example:
     references=(
         Reference("Kusupati et al. Matryoshka Representation Learning. 2022", "https://arxiv.org/abs/2205.13147"),
         Reference(
-            "Zhuang, Wang, Koopman & Zuccon. Starbucks: Improved Training for 2D Matryoshka Embeddings. 2024",
+            "Zhuang et al. Starbucks: Improved Training for 2D Matryoshka Embeddings. 2024",
             "https://arxiv.org/abs/2410.13230",
         ),
         Reference(

@@ -109,7 +109,7 @@ def collapsed() -> Example:
             "https://arxiv.org/abs/2303.06484",
         ),
         Reference(
-            "Kothapalli. Neural Collapse: A Review on Modelling Principles and Generalization. 2023",
+            "Kothapalli. Neural Collapse: A Review on Modelling Principles and Generalization. 2022",
             "https://arxiv.org/abs/2206.04041",
         ),
     ),

@@ -95,7 +95,7 @@ def collapsed() -> Example:
             "https://arxiv.org/abs/1606.05340",
         ),
         Reference(
-            "Yang & Hu. Feature Learning in Infinite-Width Neural Networks. 2021", "https://arxiv.org/abs/2011.14522"
+            "Yang & Hu. Feature Learning in Infinite-Width Neural Networks. 2020", "https://arxiv.org/abs/2011.14522"
         ),
     ),
     examples={"healthy": healthy, "collapsed": collapsed},

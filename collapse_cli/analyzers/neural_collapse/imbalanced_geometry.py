@@ -44,7 +44,7 @@ MINORITY_COSINE = Metric(
     better="lower",
     null="orthogonal class vectors: 0 (simplex: −1/(K−1))",
     warn=Limit("above", 0.9, "provisional: a mean angle below 26 degrees among the rare classes"),
-    error=Limit("above", 0.99, "provisional: a mean angle below 8.2 degrees: one class vector for all of them"),
+    error=Limit("above", 0.95, "provisional: a mean angle below 18 degrees: one class vector for all of them"),
     message="The class vectors of the {rare} rarest of {classes} classes have merged: mean cosine {value:.3g}.",
 )
 HEAD_NORM_COUNT_SPEARMAN = Metric(

@@ -82,7 +82,7 @@ def _example(spreads: tuple[float, ...]) -> Example:
     "trained for; in continual learning freeze the layers before the tunnel.",
     references=(
         Reference(
-            "Tirer, Huang & Niles-Weed. Perturbation Analysis of Neural Collapse. 2023",
+            "Tirer, Huang & Niles-Weed. Perturbation Analysis of Neural Collapse. 2022",
             "https://arxiv.org/abs/2210.16658",
         ),
         Reference(

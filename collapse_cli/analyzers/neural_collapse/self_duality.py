@@ -113,7 +113,7 @@ def _example(order: tuple[int, ...]) -> Example:
             "https://arxiv.org/abs/2405.17767",
         ),
         Reference(
-            "Kothapalli. Neural Collapse: A Review on Modelling Principles and Generalization. 2023",
+            "Kothapalli. Neural Collapse: A Review on Modelling Principles and Generalization. 2022",
             "https://arxiv.org/abs/2206.04041",
         ),
     ),

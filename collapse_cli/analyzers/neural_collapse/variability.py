@@ -101,7 +101,7 @@ def collapsed() -> Example:
             "https://arxiv.org/abs/2008.08186",
         ),
         Reference(
-            "Galanti, György & Hutter. On the Role of Neural Collapse in Transfer Learning. 2022",
+            "Galanti, György & Hutter. On the Role of Neural Collapse in Transfer Learning. 2021",
             "https://arxiv.org/abs/2112.15121",
         ),
         Reference(
@@ -109,7 +109,7 @@ def collapsed() -> Example:
             "https://arxiv.org/abs/2405.17767",
         ),
         Reference(
-            "Tirer, Huang & Niles-Weed. Perturbation Analysis of Neural Collapse. 2023",
+            "Tirer, Huang & Niles-Weed. Perturbation Analysis of Neural Collapse. 2022",
             "https://arxiv.org/abs/2210.16658",
         ),
     ),

@@ -137,7 +137,8 @@ def collapsed() -> Example:
             "https://arxiv.org/abs/2408.00380",
         ),
         Reference(
-            "Rousseeuw. Silhouettes: a graphical aid to the interpretation and validation of cluster analysis. 1987",
+            "Rousseeuw. Silhouettes: a graphical aid to the interpretation and validation of cluster analysis. "
+            "Journal of Computational and Applied Mathematics 1987",
             "https://doi.org/10.1016/0377-0427(87)90125-7",
         ),
     ),

@@ -96,8 +96,8 @@ def collapsed() -> Example:
     "write the recipe into the dump's metadata.",
     references=(
         Reference(
-            "Corley, Robinson, Dodhia, Lavista Ferres & Najafirad. Revisiting pre-trained remote sensing model "
-            "benchmarks: resizing and normalization matters. 2023",
+            "Corley et al. Revisiting pre-trained remote sensing model benchmarks: resizing and normalization "
+            "matters. 2023",
             "https://arxiv.org/abs/2305.13456",
         ),
     ),

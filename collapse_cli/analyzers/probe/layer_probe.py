@@ -119,7 +119,8 @@ def _layers(distances: tuple[float | None, ...]) -> dict[str, object]:
             "https://arxiv.org/abs/1903.11780",
         ),
         Reference(
-            "Golub, Heath & Wahba. Generalized Cross-Validation as a Method for Choosing a Good Ridge Parameter. 1979",
+            "Golub, Heath & Wahba. Generalized Cross-Validation as a Method for Choosing a Good Ridge Parameter. "
+            "Technometrics 1979",
             "https://doi.org/10.1080/00401706.1979.10489751",
         ),
     ),

@@ -80,8 +80,8 @@ def collapsed() -> Example:
     "own. If the classes are clusters whose assignment is degenerate, use fewer.",
     references=(
         Reference(
-            "Yu, Chan, You, Song & Ma. Learning Diverse and Discriminative Representations via the Principle of "
-            "Maximal Coding Rate Reduction. 2020",
+            "Yu et al. Learning Diverse and Discriminative Representations via the Principle of Maximal Coding Rate "
+            "Reduction. 2020",
             "https://arxiv.org/abs/2006.08558",
         ),
         Reference(

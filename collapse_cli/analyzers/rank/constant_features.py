@@ -97,7 +97,8 @@ def collapsed() -> Example:
             "https://arxiv.org/abs/2103.03230",
         ),
         Reference(
-            "Ethayarajh. How Contextual are Contextualized Word Representations? 2019",
+            "Ethayarajh. How Contextual are Contextualized Word Representations? Comparing the Geometry of BERT, "
+            "ELMo, and GPT-2 Embeddings. 2019",
             "https://arxiv.org/abs/1909.00512",
         ),
     ),

@@ -106,7 +106,8 @@ def collapsed() -> Example:
         ),
         Reference("Page. Average Entropy of a Subsystem. 1993", "https://arxiv.org/abs/gr-qc/9305007"),
         Reference(
-            "Srivastava. Some Tests Concerning the Covariance Matrix in High Dimensional Data. 2005",
+            "Srivastava. Some Tests Concerning the Covariance Matrix in High Dimensional Data. Journal of the Japan "
+            "Statistical Society 2005",
             "https://doi.org/10.14490/jjss.35.251",
         ),
         Reference(

@@ -65,12 +65,12 @@ def collapsed() -> Example:
     "below 1 means noise or too few rows.",
     references=(
         Reference(
-            "Agrawal, Mondal, Ghosh & Richards. α-ReQ: Assessing Representation Quality in Self-Supervised Learning "
-            "by measuring eigenspectrum decay. 2022",
+            "Agrawal et al. α-ReQ: Assessing Representation Quality in Self-Supervised Learning by measuring "
+            "eigenspectrum decay. 2022",
             "https://openreview.net/forum?id=ii9X4vtZGTZ",
         ),
         Reference(
-            "Stringer et al. High-dimensional geometry of population responses in visual cortex. 2019",
+            "Stringer et al. High-dimensional geometry of population responses in visual cortex. Nature 2019",
             "https://doi.org/10.1038/s41586-019-1346-5",
         ),
         Reference(

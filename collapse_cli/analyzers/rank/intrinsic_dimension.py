@@ -66,17 +66,16 @@ def collapsed() -> Example:
     "low intrinsic dimension with good probes is compression and no damage.",
     references=(
         Reference(
-            "Facco, d'Errico, Rodriguez & Laio. Estimating the intrinsic dimension of datasets by a minimal "
-            "neighborhood information. 2017",
+            "Facco et al. Estimating the intrinsic dimension of datasets by a minimal neighborhood information. "
+            "Scientific Reports 2017",
             "https://doi.org/10.1038/s41598-017-11873-y",
         ),
         Reference(
-            "Levina & Bickel. Maximum Likelihood Estimation of Intrinsic Dimension. 2004",
+            "Levina & Bickel. Maximum Likelihood Estimation of Intrinsic Dimension. NIPS 2004",
             "https://papers.nips.cc/paper/2577-maximum-likelihood-estimation-of-intrinsic-dimension",
         ),
         Reference(
-            "Ansuini, Laio, Macke & Zoccolan. Intrinsic dimension of data representations in deep neural networks. "
-            "2019",
+            "Ansuini et al. Intrinsic dimension of data representations in deep neural networks. 2019",
             "https://arxiv.org/abs/1905.12784",
         ),
         Reference(

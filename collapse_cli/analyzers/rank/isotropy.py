@@ -82,16 +82,20 @@ def collapsed() -> Example:
     "principal components. In training: a uniformity term or more negatives, and another temperature.",
     references=(
         Reference(
-            "Rudman et al. IsoScore: Measuring the Uniformity of Embedding Space Utilization. 2022",
+            "Rudman et al. IsoScore: Measuring the Uniformity of Embedding Space Utilization. 2021",
             "https://arxiv.org/abs/2108.07344",
         ),
-        Reference("Mu & Viswanath. All-but-the-Top. 2018", "https://arxiv.org/abs/1702.01417"),
+        Reference(
+            "Mu & Viswanath. All-but-the-Top: Simple and Effective Postprocessing for Word Representations. 2017",
+            "https://arxiv.org/abs/1702.01417",
+        ),
         Reference(
             "Tsitsulin, Munkhoeva & Perozzi. Unsupervised Embedding Quality Evaluation. 2023",
             "https://arxiv.org/abs/2305.16562",
         ),
         Reference(
-            "Ethayarajh. How Contextual are Contextualized Word Representations? 2019",
+            "Ethayarajh. How Contextual are Contextualized Word Representations? Comparing the Geometry of BERT, "
+            "ELMo, and GPT-2 Embeddings. 2019",
             "https://arxiv.org/abs/1909.00512",
         ),
     ),

@@ -70,8 +70,8 @@ def collapsed() -> Example:
             "https://arxiv.org/abs/2312.04000",
         ),
         Reference(
-            "Garrido et al. RankMe: Assessing the downstream performance of pretrained self-supervised "
-            "representations by their rank. 2022",
+            "Garrido et al. RankMe: Assessing the Downstream Performance of Pretrained Self-Supervised "
+            "Representations by Their Rank. 2022",
             "https://arxiv.org/abs/2210.02885",
         ),
     ),

@@ -104,7 +104,7 @@ def collapsed() -> Example:
             "https://arxiv.org/abs/2005.10242",
         ),
         Reference(
-            "Wang & Liu. Understanding the Behaviour of Contrastive Loss. 2021", "https://arxiv.org/abs/2012.09740"
+            "Wang & Liu. Understanding the Behaviour of Contrastive Loss. 2020", "https://arxiv.org/abs/2012.09740"
         ),
     ),
     examples={"healthy": healthy, "collapsed": collapsed},

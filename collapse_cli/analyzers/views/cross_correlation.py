@@ -120,7 +120,7 @@ def collapsed() -> Example:
             "https://arxiv.org/abs/2312.02151",
         ),
         Reference(
-            "Jing et al. Understanding Dimensional Collapse in Contrastive Self-supervised Learning. 2022",
+            "Jing et al. Understanding Dimensional Collapse in Contrastive Self-supervised Learning. 2021",
             "https://arxiv.org/abs/2110.09348",
         ),
     ),

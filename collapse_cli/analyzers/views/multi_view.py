@@ -127,8 +127,8 @@ def collapsed() -> Example:
             "https://arxiv.org/abs/2301.02009",
         ),
         Reference(
-            "Garrido et al. RankMe: Assessing the Downstream Performance of Pretrained Self-Supervised Representations "
-            "by Their Rank. 2023",
+            "Garrido et al. RankMe: Assessing the Downstream Performance of Pretrained Self-Supervised "
+            "Representations by Their Rank. 2022",
             "https://arxiv.org/abs/2210.02885",
         ),
     ),

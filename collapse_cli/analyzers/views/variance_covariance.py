@@ -86,7 +86,7 @@ def collapsed() -> Example:
     references=(
         Reference(
             "Bardes, Ponce & LeCun. VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised "
-            "Learning. 2022",
+            "Learning. 2021",
             "https://arxiv.org/abs/2105.04906",
         ),
         Reference(

@@ -89,7 +89,9 @@ def test_an_output_of_zeros_is_dead_altogether() -> None:
 
 def test_what_it_cannot_compare_is_skipped() -> None:
     weights = tensors(4, 4)
-    assert reasons(head_redundancy.run(block(weights))) == ["number of heads unknown: no config.json beside the file gives it"]
+    assert reasons(head_redundancy.run(block(weights))) == [
+        "number of heads unknown: no config.json beside the file gives it"
+    ]
     assert reasons(head_redundancy.run(block(weights, {"heads": 1}))) == ["one head"]
     assert reasons(head_redundancy.run(block(weights, {"heads": 4, "skip": "two of one role"}))) == ["two of one role"]
     del weights[Role.ATTENTION_V]

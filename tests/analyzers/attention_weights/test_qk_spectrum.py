@@ -86,5 +86,7 @@ def test_query_and_key_norms_leave_only_the_bound() -> None:
 
 
 def test_unknown_heads_and_stated_skips_are_passed_on() -> None:
-    assert reasons(qk_spectrum.run(layer(heads=None))) == ["number of heads unknown: no config.json beside the file gives it"]
+    assert reasons(qk_spectrum.run(layer(heads=None))) == [
+        "number of heads unknown: no config.json beside the file gives it"
+    ]
     assert reasons(qk_spectrum.run(layer(skip="fused layout unknown"))) == ["fused layout unknown"]
