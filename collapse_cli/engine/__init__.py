@@ -21,7 +21,7 @@ from collapse_cli.analyzer import Analyzer
 from collapse_cli.core.metric import Measurement
 from collapse_cli.core.report import Coverage, Failure, Skip
 from collapse_cli.core.site import Role, Site
-from collapse_cli.engine.job import Results, Session, is_out_of_memory, run_job
+from collapse_cli.engine.job import Results, Setting, is_out_of_memory, run_job
 from collapse_cli.engine.options import Analysis, Options, Progress, wanted_names
 from collapse_cli.engine.schedule import Job, Schedule, schedule
 from collapse_cli.errors import TimedOut
@@ -57,17 +57,17 @@ def analyse(
     is_wanted = wanted_names(options)
     scheduled = schedule(planned, analyzers, is_wanted=is_wanted, sizes=sizes.__getitem__, block_budget=budget)
     stop = threading.Event()
-    session, on_cpu = _sessions(checkpoint, analyzers, options, stop)
+    setting, on_cpu = _sessions(checkpoint, analyzers, options, stop)
     found = Results()
     notices: list[str] = []
     stopped = ""
     to_do = (len(scheduled.wanted), sum(sizes[name] for name in scheduled.wanted if name in sizes))
     try:
-        for job, results in _run(scheduled.jobs, session, on_cpu, options, stop=stop, notices=notices):
+        for job, results in _run(scheduled.jobs, setting, on_cpu, options, stop=stop, notices=notices):
             found.merge(results)
             done = sum(sizes[name] for name in found.read)
             progress(Progress(len(found.read), to_do[0], done, to_do[1], _job_name(job)))
-        _whole(checkpoint, planned, analyzers, found, session)
+        _whole(checkpoint, planned, analyzers, found, setting)
     except TimedOut as error:
         stopped = str(error)
     return _analysis(
@@ -77,7 +77,7 @@ def analyse(
 
 def _sessions(
     checkpoint: Checkpoint, analyzers: Sequence[Analyzer], options: Options, stop: threading.Event
-) -> tuple[Session, Session]:
+) -> tuple[Setting, Setting]:
     """How jobs run on the chosen device, and how they are run again on the CPU when its memory is too small."""
     started = time.monotonic()
 
@@ -89,7 +89,7 @@ def _sessions(
 
     ranks = {analyzer.name: rank for rank, analyzer in enumerate(analyzers)}
     device = torch.device(options.device)
-    on_cpu = Session(checkpoint.read, ranks, options.seed, check)
+    on_cpu = Setting(checkpoint.read, ranks, options.seed, check)
     return replace(on_cpu, read=lambda name: checkpoint.read(name).to(device)), on_cpu
 
 
@@ -128,8 +128,8 @@ def _single_threaded() -> Iterator[None]:
 
 def _run(
     jobs: Sequence[Job],
-    session: Session,
-    on_cpu: Session,
+    setting: Setting,
+    on_cpu: Setting,
     options: Options,
     *,
     stop: threading.Event,
@@ -142,7 +142,7 @@ def _run(
         with _single_threaded():
             pool = ThreadPoolExecutor(threads, "collapse", initializer=torch.set_num_threads, initargs=(1,))
             try:
-                running = {pool.submit(_on_device_or_cpu, job, session, on_cpu, notices): job for job in small}
+                running = {pool.submit(_on_device_or_cpu, job, setting, on_cpu, notices): job for job in small}
                 for future in as_completed(running):
                     yield running[future], future.result()
             finally:
@@ -156,9 +156,9 @@ def _run(
         ahead: dict[str, Future[Tensor]] = {}
         for position, job in enumerate(large):
             current, ahead = ahead, {}
-            mine = replace(session, read=_read_ahead(current, session.read))
+            mine = replace(setting, read=_read_ahead(current, setting.read))
             for following in large[position + 1 : position + 2]:
-                ahead = {name: reader.submit(session.read, name) for name in _first_reads(following)}
+                ahead = {name: reader.submit(setting.read, name) for name in _first_reads(following)}
             yield job, _on_device_or_cpu(job, mine, on_cpu, notices)
 
 
@@ -182,9 +182,9 @@ def _read_ahead(ahead: dict[str, Future[Tensor]], read: Callable[[str], Tensor])
     return take
 
 
-def _on_device_or_cpu(job: Job, session: Session, on_cpu: Session, notices: list[str]) -> Results:
+def _on_device_or_cpu(job: Job, setting: Setting, on_cpu: Setting, notices: list[str]) -> Results:
     try:
-        return run_job(job, session)
+        return run_job(job, setting)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -194,7 +194,7 @@ def _on_device_or_cpu(job: Job, session: Session, on_cpu: Session, notices: list
 
 
 def _whole(
-    checkpoint: Checkpoint, planned: Plan, analyzers: Sequence[Analyzer], found: Results, session: Session
+    checkpoint: Checkpoint, planned: Plan, analyzers: Sequence[Analyzer], found: Results, setting: Setting
 ) -> None:
     """Show the checkpoint as a whole, with the content hashes of the pass, to the analyzers that look at it."""
     site = Site(CHECKPOINT_SITE, (), "", None, Role.OTHER)
@@ -208,7 +208,7 @@ def _whole(
     )
     for analyzer in analyzers:
         if analyzer.view == "checkpoint":
-            found.show(view, analyzer, (len(planned.sites), 0), session)
+            found.show(view, analyzer, (len(planned.sites), 0), setting)
 
 
 def _analysis(

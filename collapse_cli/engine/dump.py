@@ -16,7 +16,7 @@ from collapse_cli.analyzer import Analyzer
 from collapse_cli.core.metric import Measurement
 from collapse_cli.core.report import Coverage, Failure, Skip
 from collapse_cli.core.site import Role, Site
-from collapse_cli.engine.job import Results, Session, is_out_of_memory
+from collapse_cli.engine.job import Results, Setting, is_out_of_memory
 from collapse_cli.engine.options import Analysis, Options, Progress, wanted_names
 from collapse_cli.errors import AnalysisError, CollapseError, TimedOut
 from collapse_cli.kernels.accumulators import Batch
@@ -68,7 +68,7 @@ def analyse_dump(
     is_wanted = wanted_names(options)
     tasks, skips = _tasks(dump, analyzers, is_wanted)
     ranks = {analyzer.name: rank for rank, analyzer in enumerate(analyzers)}
-    session = Session(lambda name: dump.read(*name.rsplit("/", 1)), ranks, options.seed, _deadline(options))
+    setting = Setting(lambda name: dump.read(*name.rsplit("/", 1)), ranks, options.seed, _deadline(options))
     found = Results()
     stopped = ""
     kept: list[Activations] = []
@@ -77,12 +77,12 @@ def analyse_dump(
     done = 0
     try:
         for task in tasks:
-            view = _accumulated(dump, task, session, options, found)
+            view = _accumulated(dump, task, setting, options, found)
             done += _bytes(task)
             if view is not None:
                 for analyzer in task.analyzers:
                     if analyzer.view == "activations":
-                        found.show(view, analyzer, (task.order, 0), session)
+                        found.show(view, analyzer, (task.order, 0), setting)
                 if needed_later:
                     kept.append(view)
             progress(Progress(len(found.read), len(tasks), done, all_bytes, task.point.name))
@@ -90,7 +90,7 @@ def analyse_dump(
             points = tuple(view for view in kept if analyzer.acceptance.dump_roles <= view.shapes.keys())
             if analyzer.view == "layers" and points:
                 layers = Layers(Site(LAYERS_SITE, (), "", None, Role.ACTIVATION), points, seed=options.seed)
-                found.show(layers, analyzer, (len(tasks), 0), session)
+                found.show(layers, analyzer, (len(tasks), 0), setting)
     except TimedOut as error:
         stopped = str(error)
     return _analysis(dump, analyzers, tasks, found, skips=skips, stopped=stopped)
@@ -170,13 +170,13 @@ def _columns(shape: Sequence[int]) -> int:
     return total
 
 
-def _accumulated(dump: Dump, task: _Task, session: Session, options: Options, found: Results) -> Activations | None:
+def _accumulated(dump: Dump, task: _Task, setting: Setting, options: Options, found: Results) -> Activations | None:
     """The hook point with everything accumulated, on the device, or on the CPU where the device is too small."""
     point, device = task.point, torch.device(options.device)
     order = (task.order, -1, 0, 0)
     for attempt in dict.fromkeys((device, torch.device("cpu"))):
         try:
-            view = _fed(dump, task, session, options, attempt)
+            view = _fed(dump, task, setting, options, attempt)
         except TimedOut:
             raise
         except CollapseError as error:
@@ -192,12 +192,12 @@ def _accumulated(dump: Dump, task: _Task, session: Session, options: Options, fo
     return None
 
 
-def _fed(dump: Dump, task: _Task, session: Session, options: Options, device: torch.device) -> Activations:
+def _fed(dump: Dump, task: _Task, setting: Setting, options: Options, device: torch.device) -> Activations:
     point = task.point
     accumulators = {one.name: one.make(options.seed) for one in task.needs}
     rows = finite = 0
     for batch in _batches(dump, task, device):
-        session.check()
+        setting.check()
         # blocks that stay in the cache: every accumulator takes one before the next is touched
         for block in batch.blocks():
             for name, accumulator in list(accumulators.items()):

@@ -19,7 +19,7 @@ from collapse_cli.engine.schedule import BlockTask, Job, WeightTask
 from collapse_cli.errors import CollapseError, OutOfMemory, TimedOut
 from collapse_cli.kernels.views import Block, Stored, Weight, is_finite
 
-__all__ = ["Results", "Session", "content_hash", "run_job"]
+__all__ = ["Results", "Setting", "content_hash", "run_job"]
 
 _log = logging.getLogger("collapse")
 
@@ -30,7 +30,7 @@ Result = Measurement | Skip | Failure
 
 @final
 @dataclass(frozen=True, slots=True)
-class Session:
+class Setting:
     """What the jobs of a run share: how to read a stored tensor onto the device, the order of the analyzers, the seed.
 
     `check` is called before each analyzer and raises when the run must stop (time is up, Ctrl-C).
@@ -62,15 +62,15 @@ class Results:
             self.seconds[name] = self.seconds.get(name, 0.0) + spent
         self.read |= other.read
 
-    def show(self, view: Any, analyzer: Analyzer, order: tuple[int, int], session: Session) -> None:
+    def show(self, view: Any, analyzer: Analyzer, order: tuple[int, int], setting: Setting) -> None:
         """Run one analyzer on one view; whatever goes wrong is a failure of this analyzer at this site alone.
 
         Raises:
             torch.OutOfMemoryError: a CUDA device ran out of memory: the job is tried again on the CPU.
             TimedOut: the run must stop.
         """
-        session.check()
-        place = (*order, session.ranks[analyzer.name])
+        setting.check()
+        place = (*order, setting.ranks[analyzer.name])
         site: Site = view.site
         started = time.perf_counter()
         try:
@@ -130,7 +130,7 @@ def _has_three_values(rows: Tensor) -> bool:
     return bool(others.shape[0]) and bool((others != others[0]).any())
 
 
-def run_job(job: Job, session: Session) -> Results:
+def run_job(job: Job, setting: Setting) -> Results:
     """Everything the analyzers say of a job's tensors; each stored tensor is read once.
 
     Raises:
@@ -138,20 +138,20 @@ def run_job(job: Job, session: Session) -> Results:
         TimedOut: the run must stop.
     """
     found = Results()
-    tensors = _Tensors(job, session, found)
+    tensors = _Tensors(job, setting, found)
     alive: dict[str, Weight] = {}
     pending = list(job.blocks)
     built: set[str] = set()
     for weight_task in job.weights:
         name = weight_task.recipe.site.name
-        weight = _build(weight_task, tensors, session, found)
+        weight = _build(weight_task, tensors, setting, found)
         if weight is not None:
             alive[name] = weight
-            _show_weight(weight, weight_task, session, found)
+            _show_weight(weight, weight_task, setting, found)
         built.add(name)
         ready = [task for task in pending if _members(task) <= built]
         for block in ready:
-            _show_block(block, alive, session, found)
+            _show_block(block, alive, setting, found)
             pending.remove(block)
         needed = set().union(*(_members(task) for task in pending))
         for done in alive.keys() - needed:
@@ -175,8 +175,8 @@ class _Tensors:
     A tensor that only stored analyzers want is taken last, when the weights are gone.
     """
 
-    def __init__(self, job: Job, session: Session, found: Results) -> None:
-        self._session, self._found = session, found
+    def __init__(self, job: Job, setting: Setting, found: Results) -> None:
+        self._session, self._found = setting, found
         self._held: dict[str, Tensor] = {}
         self._tasks = {task.site.name: task for task in job.stored}
         self._uses: Counter[str] = Counter(name for task in job.weights for name in task.recipe.reads)
@@ -212,7 +212,7 @@ class _Tensors:
             self._held.pop(name, None)
 
 
-def _build(task: WeightTask, tensors: _Tensors, session: Session, found: Results) -> Weight | None:
+def _build(task: WeightTask, tensors: _Tensors, setting: Setting, found: Results) -> Weight | None:
     stored: dict[str, Tensor] = {}
     for name in task.recipe.reads:
         tensor = tensors.take(name)
@@ -229,20 +229,20 @@ def _build(task: WeightTask, tensors: _Tensors, session: Session, found: Results
             raise
         found.results.append(((*task.order, -1, 0), failure(error, None, site.name)))
         return None
-    weight.seed = session.seed
+    weight.seed = setting.seed
     return weight
 
 
-def _show_weight(weight: Weight, task: WeightTask, session: Session, found: Results) -> None:
+def _show_weight(weight: Weight, task: WeightTask, setting: Setting, found: Results) -> None:
     for analyzer in task.analyzers:
         if analyzer.reads_non_finite or weight.get(is_finite):
-            found.show(weight, analyzer, task.order, session)
+            found.show(weight, analyzer, task.order, setting)
         else:
-            place = (*task.order, session.ranks[analyzer.name], 0)
+            place = (*task.order, setting.ranks[analyzer.name], 0)
             found.results.append((place, Skip(analyzer.name, weight.site.name, "not finite")))
 
 
-def _show_block(task: BlockTask, alive: Mapping[str, Weight], session: Session, found: Results) -> None:
+def _show_block(task: BlockTask, alive: Mapping[str, Weight], setting: Setting, found: Results) -> None:
     reason = None
     if not _members(task) <= alive.keys():
         reason = "companion tensor missing: it could not be read"
@@ -250,10 +250,10 @@ def _show_block(task: BlockTask, alive: Mapping[str, Weight], session: Session, 
         reason = "not finite"
     if reason is not None:
         for analyzer in task.analyzers:
-            place = (*task.order, session.ranks[analyzer.name], 0)
+            place = (*task.order, setting.ranks[analyzer.name], 0)
             found.results.append((place, Skip(analyzer.name, task.recipe.site.name, reason)))
         return
     members = {role: tuple(alive[name] for name in names) for role, names in task.recipe.members.items()}
-    block = Block(task.recipe.site, members, task.recipe.facts, seed=session.seed)
+    block = Block(task.recipe.site, members, task.recipe.facts, seed=setting.seed)
     for analyzer in task.analyzers:
-        found.show(block, analyzer, task.order, session)
+        found.show(block, analyzer, task.order, setting)

@@ -334,7 +334,14 @@ def test_doctor_names_versions_and_devices(capsys: pytest.CaptureFixture[str]) -
 def collapse(*arguments: str) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "collapse_cli", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        # a test run in the background ignores Ctrl-C, and what it starts would too
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no thread runs here
+    )
 
 
 def test_a_reader_that_goes_away_ends_the_program_in_silence(here: Path) -> None:
