@@ -18,7 +18,7 @@ from collapse_cli.core.report import Coverage, Failure, Skip
 from collapse_cli.core.site import Role, Site
 from collapse_cli.engine.job import Results, Setting, is_out_of_memory
 from collapse_cli.engine.options import Analysis, Options, Progress, wanted_names
-from collapse_cli.errors import AnalysisError, CollapseError, TimedOut
+from collapse_cli.errors import CollapseError, TimedOut
 from collapse_cli.kernels.accumulators import Batch
 from collapse_cli.kernels.needs import Need, need
 from collapse_cli.kernels.views import Activations, Layers
@@ -200,12 +200,8 @@ def _fed(dump: Dump, task: _Task, setting: Setting, options: Options, device: to
         setting.check()
         # blocks that stay in the cache: every accumulator takes one before the next is touched
         for block in batch.blocks():
-            for name, accumulator in list(accumulators.items()):
-                try:
-                    accumulator.update(block)
-                except AnalysisError:
-                    # too large for these classes or this width: the others go on, and who needs it finds it absent
-                    del accumulators[name]
+            for accumulator in accumulators.values():
+                accumulator.update(block)
         rows += batch.count
         finite += int(batch.finite().sum())
     return Activations(

@@ -6,26 +6,22 @@ device of the rows, what is read on the CPU.
 """
 
 from collapse_cli.kernels.batches import UNLABELLED, Batch, row_hash
-from collapse_cli.kernels.class_gram import ClassGram
 from collapse_cli.kernels.class_moments import ClassMoments
 from collapse_cli.kernels.cross_moments import CrossMoments
 from collapse_cli.kernels.extremes import Extremes
 from collapse_cli.kernels.feature_moments import Moments
 from collapse_cli.kernels.folds import Accumulator, Folds
 from collapse_cli.kernels.reservoir import Sample
-from collapse_cli.kernels.triangular_factor import Tsqr
 
 __all__ = [
     "UNLABELLED",
     "Accumulator",
     "Batch",
-    "ClassGram",
     "ClassMoments",
     "CrossMoments",
     "Extremes",
     "Folds",
     "Moments",
     "Sample",
-    "Tsqr",
     "row_hash",
 ]

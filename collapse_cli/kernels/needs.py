@@ -11,14 +11,12 @@ from types import MappingProxyType
 from typing import Any, Final, final
 
 from collapse_cli.kernels.accumulators import (
-    ClassGram,
     ClassMoments,
     CrossMoments,
     Extremes,
     Folds,
     Moments,
     Sample,
-    Tsqr,
 )
 
 __all__ = ["Need", "need"]
@@ -30,9 +28,7 @@ _KINDS: Final[Mapping[str, tuple[Callable[..., Any], tuple[str, ...]]]] = Mappin
     {
         "moments": (Moments, ("features",)),
         "extremes": (Extremes, ("features",)),
-        "tsqr": (Tsqr, ("features",)),
         "class_moments": (ClassMoments, ("features", "labels")),
-        "class_gram": (ClassGram, ("features", "labels")),
         "cross_moments": (CrossMoments, ("view_a", "view_b")),
     }
 )

@@ -9,7 +9,7 @@ from torch import Tensor
 from collapse_cli.kernels.spectrum import column_norms, row_norms
 from collapse_cli.kernels.views import Weight
 
-__all__ = ["DEAD_SHARE", "alive_median", "channel_norms", "dead_columns", "dead_rows", "gini", "gini_null", "is_dead"]
+__all__ = ["DEAD_SHARE", "alive_median", "channel_norms", "dead_rows", "gini", "gini_null", "is_dead"]
 
 #: Share of the median below which a strength is none: relative, because decay leaves small norms and never zeros.
 DEAD_SHARE = 1e-3
@@ -36,11 +36,6 @@ def is_dead(strengths: Float[Tensor, " units"]) -> Bool[Tensor, " units"]:
 def dead_rows(weight: Weight) -> Bool[Tensor, " out"]:
     """Rows without strength."""
     return is_dead(weight.get(row_norms))
-
-
-def dead_columns(weight: Weight) -> Bool[Tensor, " in"]:
-    """Columns without strength."""
-    return is_dead(weight.get(column_norms))
 
 
 def channel_norms(weight: Weight, channels: int) -> Float[Tensor, " channels"]:

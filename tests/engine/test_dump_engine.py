@@ -154,15 +154,3 @@ def test_globs_choose_hook_points_and_a_timeout_is_said() -> None:
     assert {m.site for m in chosen.measurements} == {"block.0", "block.2"}
     late = analyse_dump(dump, [TRACE], Options(timeout=0.0))
     assert len([s for s in late.skips if s.analyzer is None and "0 seconds" in s.reason]) == 3
-
-
-def test_an_accumulator_that_refuses_is_absent_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("collapse_cli.kernels.class_gram._LARGEST_CLASS_GRAM", 1)
-
-    @activation_analyzer(name="grams", accepts=FEATURES, needs=("class_gram", "moments"), uses=("labels",), **DECLARED)
-    def grams(point: Any) -> Iterator[Measurement | Skip]:
-        yield VALUE.at(point.site.name, float(point.has("class_gram")) + 2 * float(point.has("moments")))
-
-    result = analyse_dump(memory_dump({"features": features(50), "labels": torch.arange(50) % 3}), [grams])
-    assert values(result)["output", "value"] == 2
-    assert not result.failures

@@ -12,19 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from collapse_cli.errors import OutOfMemory
-from collapse_cli.kernels import class_gram, reservoir
+from collapse_cli.kernels import reservoir
 from collapse_cli.kernels.accumulators import (
     Accumulator,
     Batch,
-    ClassGram,
     ClassMoments,
     CrossMoments,
     Extremes,
     Folds,
     Moments,
     Sample,
-    Tsqr,
     row_hash,
 )
 from collapse_cli.kernels.distinct_rows import DistinctRows, content_hash
@@ -33,11 +30,9 @@ WIDTH, OTHER = 5, 5
 KINDS: dict[str, Callable[[], Accumulator]] = {
     "moments": Moments,
     "class_moments": ClassMoments,
-    "class_gram": ClassGram,
     "cross_moments": lambda: CrossMoments("features", "other"),
     "extremes": Extremes,
     "sample": lambda: Sample(seed=3, rows=16),
-    "tsqr": Tsqr,
     "folds": lambda: Folds(ClassMoments, seed=1),
     "folds_by": lambda: Folds(Moments, seed=1, by="groups"),
 }
@@ -78,8 +73,6 @@ def readings(accumulator: Any) -> dict[str, Any]:
     if isinstance(accumulator, Sample):
         roles = {} if accumulator.count == 0 else {r: accumulator.rows(r) for r in ("features", "labels", "groups")}
         return {"indices": accumulator.indices, "uniform": accumulator.is_uniform, "count": accumulator.count, **roles}
-    if isinstance(accumulator, Tsqr):
-        return {"values": accumulator.singular_values, "count": accumulator.count}
     about_shift = {"shift", "sum", "scatter", "weighted_sum", "fourth", "sums", "squares", "cross", "left_sum"}
     about_shift |= {"right_sum", "left_weighted", "right_weighted", "left_squares", "right_squares", "product"}
     names = [n for n in dir(accumulator) if not n.startswith("_") and n not in about_shift]
@@ -248,23 +241,11 @@ def test_class_moments_are_those_of_each_class(offset: float, all_labelled: bool
     total = (x - x.mean(0)).T @ (x - x.mean(0))
     assert np.allclose(found.centred_scatter.numpy(), total, rtol=0, atol=1e-11 * np.abs(total).max())
     assert np.allclose(found.between_scatter.numpy(), total - within, rtol=0, atol=1e-10 * np.abs(total).max())
-    grams = fed("class_gram", batches(roles, [3, 200]))
     for i, k in enumerate(classes):
-        own = x[y == k] - means[i]
-        assert np.allclose(grams.scatters[i].numpy(), own.T @ own, rtol=0, atol=1e-11 * np.abs(total).max())
         norms = np.linalg.norm(x[y == k], axis=1)
         z = x[y == k] / np.where(norms > 0, norms, 1.0)[:, None]
         assert np.allclose(found.unit_sums[i].numpy(), z.sum(0), atol=1e-10)
-        assert np.allclose(grams.unit_grams[i].numpy(), z.T @ z, atol=1e-10)
-    assert found.counts.tolist() == grams.counts.tolist() == [int((y == k).sum()) for k in classes]
-
-
-def test_a_gram_of_every_class_is_refused_when_it_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(class_gram, "_LARGEST_CLASS_GRAM", 16 * 3 * WIDTH * WIDTH)
-    roles = drawn(60, seed=0)
-    roles["labels"] = torch.arange(60) % 4
-    with pytest.raises(OutOfMemory, match="4 classes of width 5"):
-        fed("class_gram", [Batch(roles)])
+    assert found.counts.tolist() == [int((y == k).sum()) for k in classes]
 
 
 def test_folds_are_disjoint_even_and_keep_objects_together() -> None:
@@ -439,20 +420,6 @@ def test_many_distinct_rows_are_estimated_the_same_however_split() -> None:
     assert whole.number == left.number == pytest.approx(300_000, rel=0.03)  # 3.7 standard errors
 
 
-def test_the_triangular_factor_keeps_the_digits_a_gram_loses() -> None:
-    g = torch.Generator().manual_seed(0)
-    scales = torch.logspace(0, -9, 6, dtype=torch.float64)
-    left = torch.linalg.qr(torch.randn(200, 6, generator=g, dtype=torch.float64)).Q
-    x = left * scales @ torch.linalg.qr(torch.randn(6, 6, generator=g, dtype=torch.float64)).Q
-    found: Any = Tsqr()
-    for start in range(0, 200, 5):
-        found.update(Batch({"features": x[start : start + 5]}, start=start))
-    assert torch.allclose(found.singular_values, scales, rtol=1e-6, atol=0)
-    assert torch.allclose(found.factor.T @ found.factor, x.T @ x, atol=1e-14)
-    assert bool((found.factor.diagonal() >= 0).all())
-    assert torch.equal(found.factor, found.factor.triu())
-
-
 def test_an_infinite_logit_leaves_the_row_in() -> None:
     logits = torch.tensor([[0.0, -torch.inf], [0.0, torch.nan], [0.0, torch.inf]])
     batch = Batch({"features": torch.ones(3, 2), "logits": logits})
@@ -489,11 +456,9 @@ def test_only_the_same_roles_and_seeds_merge(kind: str) -> None:
     others = {
         "moments": Moments("x"),
         "class_moments": ClassMoments("x"),
-        "class_gram": ClassGram("x"),
         "cross_moments": CrossMoments("x", "y"),
         "extremes": Extremes("x"),
         "sample": Sample(seed=9),
-        "tsqr": Tsqr("x"),
         "folds": Folds(ClassMoments, seed=9),
         "folds_by": Folds(Moments, seed=1),
     }
