@@ -11,7 +11,7 @@ def stable_rank(weight: Weight) -> Iterator[Measurement | Skip]:
 It imports without torch: views are only named in annotations, mathematics is reached through `collapse_cli.kernels`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, final
 
@@ -55,7 +55,8 @@ class Acceptance:
     """Which views an analyzer takes, decided from headers alone, and the same in words.
 
     Weight and stored analyzers are asked with the site; block analyzers with the block's site and the roles it has;
-    activation and layers analyzers with the hook point's site, and `dump_roles` are the roles it must have;
+    activation and layers analyzers with the hook point's roles: `dump_roles` must be there, and where there are
+    `alternatives` all of at least one of them;
     checkpoint analyzers with no site at all, and `is_accepted` then says which stored tensors they want hashed.
     """
 
@@ -63,6 +64,16 @@ class Acceptance:
     is_accepted: Callable[[Site], bool]
     roles: frozenset[Role] = frozenset()
     dump_roles: frozenset[str] = frozenset()
+    alternatives: tuple[frozenset[str], ...] = ()
+
+    def takes(self, offered: Collection[str]) -> bool:
+        """Whether a hook point that offers those roles is accepted."""
+        has = set(offered)
+        return self.dump_roles <= has and (not self.alternatives or any(one <= has for one in self.alternatives))
+
+    def named_roles(self) -> frozenset[str]:
+        """Every role of a dump that is accepted for."""
+        return self.dump_roles.union(*self.alternatives)
 
 
 @final
@@ -285,9 +296,10 @@ class on:  # noqa: N801 - a namespace that reads as a phrase: accepts=on.matrice
         return Acceptance(says, lambda site: site.role.kind in wanted, frozenset(roles))
 
     @staticmethod
-    def points(*roles: str, says: str) -> Acceptance:
-        """Hook points of a dump that have every one of the given roles (`features`, `labels`, …)."""
-        return Acceptance(says, lambda _site: True, dump_roles=frozenset(roles))
+    def points(*roles: str, says: str, any_of: tuple[tuple[str, ...], ...] = ()) -> Acceptance:
+        """Hook points of a dump that have every one of the roles, and all the roles of one of the alternatives."""
+        alternatives = tuple(frozenset(one) for one in any_of)
+        return Acceptance(says, lambda _site: True, dump_roles=frozenset(roles), alternatives=alternatives)
 
     @staticmethod
     def checkpoint(says: str, hashed: Callable[[Site], bool] = lambda _site: False) -> Acceptance:

@@ -11,6 +11,7 @@ CollapseError
 │   └── BadPolicy               a configuration file or flag contradicts itself
 └── AnalysisError           the run goes on; the subject becomes partial
     ├── NotFinite               a quantity overflowed
+    ├── BadValues               numbers that cannot be what they are said to be
     ├── NotConverged            an iteration did not end
     ├── OutOfMemory             the device and the CPU were both too small
     └── TimedOut                the time given to a subject ran out
@@ -29,6 +30,7 @@ from typing import ClassVar, final
 __all__ = [
     "AnalysisError",
     "BadPolicy",
+    "BadValues",
     "CollapseError",
     "InputError",
     "NotConverged",
@@ -121,6 +123,11 @@ class AnalysisError(CollapseError):
 @final
 class NotFinite(AnalysisError):
     """A quantity that must be finite is not."""
+
+
+@final
+class BadValues(AnalysisError):
+    """Numbers that cannot be what their role says: a code beyond the codebook, attention that does not sum to one."""
 
 
 @final

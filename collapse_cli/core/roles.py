@@ -56,7 +56,7 @@ Numbers = Literal["float", "integer", "boolean", "number"]
 Axes = tuple[str, ...]
 
 #: First axes along which a dump grows, and along which shards are joined.
-_ROW_AXES: Final = frozenset({"samples", "generated", "reference"})
+_ROW_AXES: Final = frozenset({"samples", "reference"})
 _INTEGERS: Final = frozenset({"I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64", "BOOL"})
 
 
@@ -81,7 +81,7 @@ class DumpRole:
 
     @property
     def rows(self) -> str | None:
-        """The axis along which it grows: `samples`, `generated` or `reference`; None for an array without rows."""
+        """The axis along which it grows: `samples` or `reference`; None for an array without rows."""
         first = self.shapes[0][0]
         return first if first in _ROW_AXES else None
 
@@ -163,7 +163,7 @@ _TABLE: Final = (
     _role("logvar", "samples latents", "log variance of the Gaussian posterior", needs=("mu",)),
     _role("logits", "samples classes", "logits of a classifier", metadata=("training_dtype",)),
     _role("sparse", "samples units", "sparse-autoencoder or post-ReLU activations", metadata=("activation",)),
-    _role("samples", "generated features", "embeddings of generated data", metadata=("embedding",)),
+    _role("samples", "samples features", "embeddings of generated data", metadata=("embedding",)),
     _role("reference", "reference features", "embeddings of real data", metadata=("embedding",)),
     _role("trajectory", "samples steps features", "denoising or recurrent trajectory", metadata=("steps",)),
     _role("head_weight", "classes features", "the classifier that reads the features"),

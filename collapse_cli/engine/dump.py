@@ -20,7 +20,7 @@ from collapse_cli.engine.job import Results, Setting, is_out_of_memory
 from collapse_cli.engine.options import Analysis, Options, Progress, wanted_names
 from collapse_cli.errors import CollapseError, TimedOut
 from collapse_cli.kernels.accumulators import Batch
-from collapse_cli.kernels.needs import Need, need
+from collapse_cli.kernels.needs import Feeding, Need, need
 from collapse_cli.kernels.views import Activations, Layers
 from collapse_cli.sources.dump import Dump, HookPoint
 
@@ -47,14 +47,19 @@ class _Task:
     def roles(self) -> tuple[str, ...]:
         """Roles that are read row by row, without those that are made of others."""
         named = {role for one in self.needs for role in one.roles} | set(self._used())
-        return tuple(
-            role for role, array in self.point.arrays.items() if role in named and array.role.rows == "samples"
-        )
+        return tuple(role for role, array in self.point.arrays.items() if role in named and array.role.rows is not None)
 
     def _used(self) -> Iterator[str]:
         for analyzer in self.analyzers:
-            yield from analyzer.acceptance.dump_roles
+            yield from analyzer.acceptance.named_roles()
             yield from analyzer.uses
+        for one in self.needs:
+            yield from one.optional
+
+    def population(self, role: str) -> str:
+        """The rows that a role belongs to: `samples`, or `reference`."""
+        array = self.point.arrays.get(role)
+        return "samples" if array is None or array.role.rows is None else array.role.rows
 
 
 def analyse_dump(
@@ -87,7 +92,7 @@ def analyse_dump(
                     kept.append(view)
             progress(Progress(len(found.read), len(tasks), done, all_bytes, task.point.name))
         for analyzer in analyzers:
-            points = tuple(view for view in kept if analyzer.acceptance.dump_roles <= view.shapes.keys())
+            points = tuple(view for view in kept if analyzer.acceptance.takes(view.shapes))
             if analyzer.view == "layers" and points:
                 layers = Layers(Site(LAYERS_SITE, (), "", None, Role.ACTIVATION), points, seed=options.seed)
                 found.show(layers, analyzer, (len(tasks), 0), setting)
@@ -107,8 +112,8 @@ def _deadline(options: Options) -> Callable[[], None]:
 
 
 def _bytes(task: _Task) -> int:
-    rows = task.point.rows or 0
-    return rows * sum(task.point.arrays[role].row_bytes for role in task.roles)
+    held = [task.point.arrays[role] for role in task.roles]
+    return sum(array.shape[0] * array.row_bytes for array in held)
 
 
 def roles_of(dump: Dump, point: HookPoint) -> set[str]:
@@ -132,7 +137,7 @@ def _tasks(
         roles = roles_of(dump, point)
         accepted = []
         for analyzer in analyzers:
-            if analyzer.view not in ("activations", "layers") or not analyzer.acceptance.dump_roles <= roles:
+            if analyzer.view not in ("activations", "layers") or not analyzer.acceptance.takes(roles):
                 continue
             needs = [one for one in map(need, analyzer.needs) if set(one.roles) <= roles]
             wide = [one for one in needs if _width(point, one) > MAX_WIDTH]
@@ -145,7 +150,7 @@ def _tasks(
             continue
         wanted = {name: need(name) for analyzer in accepted for name in analyzer.needs}
         fed = tuple(one for one in wanted.values() if set(one.roles) <= roles)
-        named = {role for a in accepted for role in (*a.acceptance.dump_roles, *a.uses)}
+        named = {role for a in accepted for role in (*a.acceptance.named_roles(), *a.uses)}
         whole = tuple(role for role, array in point.arrays.items() if role in named and array.role.rows is None)
         tasks.append(_Task(point, tuple(accepted), fed, whole, order))
     return tasks, skips
@@ -153,7 +158,7 @@ def _tasks(
 
 def _width(point: HookPoint, one: Need) -> int:
     """Columns of the widest role that an accumulator of pairs of columns is fed."""
-    if one.name.startswith(("sample", "extremes")):
+    if not one.is_quadratic:
         return 0
     widths = [0]
     for role in one.roles:
@@ -194,21 +199,32 @@ def _accumulated(dump: Dump, task: _Task, setting: Setting, options: Options, fo
 
 def _fed(dump: Dump, task: _Task, setting: Setting, options: Options, device: torch.device) -> Activations:
     point = task.point
-    accumulators = {one.name: one.make(options.seed) for one in task.needs}
-    rows = finite = 0
-    for batch in _batches(dump, task, device):
-        setting.check()
-        # blocks that stay in the cache: every accumulator takes one before the next is touched
-        for block in batch.blocks():
-            for accumulator in accumulators.values():
-                accumulator.update(block)
-        rows += batch.count
-        finite += int(batch.finite().sum())
+    shapes = {role: tuple(array.shape) for role, array in point.arrays.items()} | _derived_shapes(dump, point)
+    dtypes = {role: array.dtype for role, array in point.arrays.items()}
+    finished: dict[str, Any] = {}
+    counts: dict[str, tuple[int, int]] = {}
+    # generated samples before the reference: what is compared with them row by row finds them finished
+    for population in ("samples", "reference"):
+        feeding = Feeding(options.seed, dump.metadata, shapes, dtypes, dict(finished))
+        wanted = [one for one in task.needs if task.population(one.roles[0]) == population]
+        made = {one.name: one.make(feeding) for one in wanted}
+        rows = finite = 0
+        for batch in _batches(dump, task, population, device):
+            setting.check()
+            # blocks that stay in the cache: every accumulator takes one before the next is touched
+            for block in batch.blocks():
+                for accumulator in made.values():
+                    accumulator.update(block)
+            rows += batch.count
+            finite += int(batch.finite().sum())
+        finished |= made
+        counts[population] = rows, finite
+    rows, finite = counts["samples"] if counts["samples"][0] else counts["reference"]
     return Activations(
         point.site,
-        accumulators,
-        shapes={role: tuple(array.shape) for role, array in point.arrays.items()} | _derived_shapes(dump, point),
-        dtypes={role: array.dtype for role, array in point.arrays.items()},
+        finished,
+        shapes=shapes,
+        dtypes=dtypes,
         arrays={role: dump.read(point.name, role) for role in task.arrays},
         metadata=dump.metadata,
         rows=rows,
@@ -229,11 +245,11 @@ def _derived_shapes(dump: Dump, point: HookPoint) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _batches(dump: Dump, task: _Task, device: torch.device) -> Iterator[Batch]:
+def _batches(dump: Dump, task: _Task, population: str, device: torch.device) -> Iterator[Batch]:
     """The rows of a hook point in windows, with two views out of a stack and the predictor's output beside them."""
-    point, roles = task.point, list(task.roles)
+    point, roles = task.point, [role for role in task.roles if task.population(role) == population]
     named = {role for one in task.needs for role in one.roles} | set(task._used())
-    derived = named & (roles_of(dump, point) - point.arrays.keys())
+    derived = named & (roles_of(dump, point) - point.arrays.keys()) if population == "samples" else set()
     if derived & {"view_a", "view_b"} and "views" not in roles:
         roles.append("views")
     if not roles:

@@ -7,12 +7,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-__all__ = ["UNLABELLED", "Batch", "finite_rows", "row_hash"]
+__all__ = ["STRUCTURED", "UNLABELLED", "Batch", "finite_rows", "row_hash"]
 
 T = TypeVar("T")
 
 #: Labels of rows that have none: scikit-learn's outliers and semi-supervised rows, and torch's `ignore_index`.
 UNLABELLED = (-1, -100)
+#: Roles whose row is a whole sequence: their accumulators look themselves at what is finite in it, and at its mask,
+#: since padding may hold anything.
+STRUCTURED = frozenset({"tokens", "attention", "trajectory"})
 #: Fourth powers of row norms are summed and must not overflow: (2²⁴⁰)⁴ times any width is below 2¹⁰²⁴.
 _LARGEST_ENTRY = 2.0**240
 #: Entries of one role in one block: its float64 copy, 1 MiB, stays in the cache from one sum to the next.
@@ -52,9 +55,9 @@ class Batch:
     """Rows of one hook point (or of several read together): one tensor per role, all with the same number of rows.
 
     `start` is the index of the first row in the whole dump; `indices` replaces it where rows are not consecutive.
-    A row is finite when no floating role has a NaN or an infinity in it (−∞ is a legitimate logit) and every entry of
-    magnitude below 2²⁴⁰; every accumulator sees the finite rows only, so all of them see the same rows. What several
-    accumulators need is computed once. Tensors are never modified; results live on their device.
+    A row is finite when no floating role but the structured ones has a NaN or an infinity in it (−∞ is a legitimate
+    logit) and every entry of magnitude below 2²⁴⁰; every accumulator sees the finite rows only, so all of them see the
+    same rows. What several need is computed once. Tensors are never modified; results live on their device.
     """
 
     def __init__(self, roles: Mapping[str, Tensor], *, start: int = 0, indices: Tensor | None = None) -> None:
@@ -75,7 +78,8 @@ class Batch:
     def blocks(self) -> Iterator["Batch"]:
         """The same rows in pieces that stay in the cache: feed these, several times faster than the whole at once."""
         widest = max(tensor[0:1].numel() for tensor in self.roles.values()) if self.count else 1
-        step = max(_BLOCK_ROWS, _BLOCK_ENTRIES // max(widest, 1))
+        least = 1 if STRUCTURED & self.roles.keys() else _BLOCK_ROWS
+        step = max(least, _BLOCK_ENTRIES // max(widest, 1))
         for first in range(0, self.count, step):
             rows = slice(first, first + step)
             indices = None if self._indices is None else self._indices[rows]
@@ -95,11 +99,13 @@ class Batch:
         return torch.arange(self._start, self._start + self.count, device=self.device)
 
     def finite(self) -> Bool[Tensor, " samples"]:
-        """Which rows are finite in all floating roles."""
+        """Which rows are finite in all floating roles that are not sequences."""
 
         def mask() -> Tensor:
             result = torch.ones(self.count, dtype=torch.bool, device=self.device)
             for role, tensor in self.roles.items():
+                if role in STRUCTURED:
+                    continue
                 result &= finite_rows(tensor, is_logit=role.endswith("logits")).to(result.device)
             return result
 

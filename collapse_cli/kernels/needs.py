@@ -6,7 +6,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, final
 
@@ -18,18 +18,59 @@ from collapse_cli.kernels.accumulators import (
     Moments,
     Sample,
 )
+from collapse_cli.kernels.batches import STRUCTURED
+from collapse_cli.kernels.reservoir import UNIFORM_ROWS
 
-__all__ = ["Need", "need"]
+__all__ = ["Feeding", "Need", "need"]
 
 _NAME = re.compile(r"(\w+)(?:\((.*)\))?")
+#: Rows of `samples` and `reference` that are kept: two sets are compared exactly up to here.
+SET_ROWS: Final = 50_000
+#: Bytes of the rows that one sample keeps; long token rows are fewer.
+_SAMPLE_BYTES: Final = 1 << 30
+_DTYPE_BYTES: Final = re.compile(r"[A-Z]+(\d+)")
 
-#: Accumulator by name, and the roles it is fed when none are given.
-_KINDS: Final[Mapping[str, tuple[Callable[..., Any], tuple[str, ...]]]] = MappingProxyType(
+
+@final
+@dataclass(frozen=True, slots=True)
+class Feeding:
+    """What is known of a hook point when its accumulators are made.
+
+    `shapes` and `dtypes` are those of all its roles. `before` are the accumulators that are finished by then: rows of
+    `reference` are read after those of `samples`.
+    """
+
+    seed: int = 0
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    dtypes: Mapping[str, str] = field(default_factory=dict)
+    before: Mapping[str, Any] = field(default_factory=dict)
+
+
+Make = Callable[[tuple[str, ...], Feeding], Any]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A kind of accumulator: how one is made, and the roles it is fed when none are given.
+
+    `optional` roles are read with them where a hook point has them. `is_quadratic`: its state grows with the square of
+    the columns.
+    """
+
+    make: Make
+    roles: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+    is_quadratic: bool = False
+
+
+_KINDS: Final[Mapping[str, _Kind]] = MappingProxyType(
     {
-        "moments": (Moments, ("features",)),
-        "extremes": (Extremes, ("features",)),
-        "class_moments": (ClassMoments, ("features", "labels")),
-        "cross_moments": (CrossMoments, ("view_a", "view_b")),
+        "moments": _Kind(lambda roles, _: Moments(*roles), ("features",), is_quadratic=True),
+        "extremes": _Kind(lambda roles, _: Extremes(*roles), ("features",)),
+        "class_moments": _Kind(lambda roles, _: ClassMoments(*roles), ("features", "labels"), is_quadratic=True),
+        "cross_moments": _Kind(lambda roles, _: CrossMoments(*roles), ("view_a", "view_b"), is_quadratic=True),
     }
 )
 
@@ -37,11 +78,13 @@ _KINDS: Final[Mapping[str, tuple[Callable[..., Any], tuple[str, ...]]]] = Mappin
 @final
 @dataclass(frozen=True, slots=True)
 class Need:
-    """One accumulator an analyzer declared: the roles it is fed, and how a fresh one is made with a seed."""
+    """One accumulator an analyzer declared: the roles it must be fed, those it also reads, and how one is made."""
 
     name: str
     roles: tuple[str, ...]
-    make: Callable[[int], Any]
+    make: Callable[[Feeding], Any]
+    optional: tuple[str, ...] = ()
+    is_quadratic: bool = False
 
 
 def need(name: str) -> Need:
@@ -53,13 +96,46 @@ def need(name: str) -> Need:
     match = _NAME.fullmatch(name.replace(" ", ""))
     kind, given = (match[1], match[2]) if match else ("", None)
     if kind == "sample":
-        # the rows travel with every role that is read, so the sample demands only what it is asked for
-        return Need(name, tuple(given.split(",")) if given else ("features",), lambda seed: Sample(seed=seed))
+        roles = tuple(given.split(",")) if given else ("features",)
+        # rows travel with every role that is read, so the sample demands only what it is asked for
+        return Need(name, roles, lambda feeding: _sample(roles, feeding))
     if kind == "folds" and given:
-        inner = need(given)
-        return Need(name, inner.roles, lambda seed: Folds(lambda: inner.make(seed), seed=seed))
+        return _folds(name, given)
     if kind not in _KINDS:
         raise ValueError(f"no accumulator is named {name!r}; there are sample, folds, {', '.join(_KINDS)}")
-    factory, roles = _KINDS[kind]
-    chosen = tuple(given.split(",")) if given else roles
-    return Need(name, chosen, lambda _seed: factory(*chosen))
+    found = _KINDS[kind]
+    chosen = tuple(given.split(",")) if given else found.roles
+    return Need(name, chosen, lambda feeding: found.make(chosen, feeding), found.optional, found.is_quadratic)
+
+
+def _folds(name: str, given: str) -> Need:
+    """`folds(moments)`, or `folds(moments,by=groups)`: rows of one group stay together where there are groups."""
+    what, _, by = given.partition(",by=")
+    inner = need(what)
+
+    def make(feeding: Feeding) -> Any:
+        together = by if by in feeding.shapes else None
+        return Folds(lambda: inner.make(feeding), seed=feeding.seed, by=together)
+
+    return Need(name, inner.roles, make, (*inner.optional, *((by,) if by else ())), inner.is_quadratic)
+
+
+def _sample(roles: tuple[str, ...], feeding: Feeding) -> Sample:
+    """A sample without the long roles that nobody asked it for, of so many rows as a GiB holds."""
+    without = STRUCTURED - frozenset(roles)
+    row_bytes = sum(
+        _row_bytes(shape, feeding.dtypes.get(role, "F64"))
+        for role, shape in feeding.shapes.items()
+        if role not in without
+    )
+    most = SET_ROWS if roles[0] in ("samples", "reference") else UNIFORM_ROWS
+    rows = max(1, min(most, _SAMPLE_BYTES // max(1, row_bytes)))
+    return Sample(seed=feeding.seed, rows=rows, without=without)
+
+
+def _row_bytes(shape: tuple[int, ...], dtype: str) -> int:
+    match = _DTYPE_BYTES.match(dtype)
+    total = int(match[1]) // 8 if match else 1
+    for side in shape[1:]:
+        total *= side
+    return max(1, total)

@@ -24,10 +24,11 @@ class Sample:
     Where 64 (32) rows a class (group) would be more than 65,536 in all, each gets 65,536 over the number of classes.
     All roles of a row travel together, in the stored dtype, finite rows only. Bottom-k sketches of a union are the
     bottom k of the sketches (Cohen & Kaplan 2007), hence it merges. Rows are read in order of their index, on the CPU.
+    `without` are roles that do not travel.
     """
 
-    def __init__(self, *, seed: int = 0, rows: int = UNIFORM_ROWS) -> None:
-        self.seed, self.uniform_rows = seed, rows
+    def __init__(self, *, seed: int = 0, rows: int = UNIFORM_ROWS, without: frozenset[str] = frozenset()) -> None:
+        self.seed, self.uniform_rows, self.without = seed, rows, without
         self.count = 0
         self._indices: list[Tensor] = []
         self._roles: dict[str, list[Tensor]] = {}
@@ -39,7 +40,9 @@ class Sample:
     def update(self, batch: Batch) -> None:
         """Offers the finite rows of a batch."""
         self.count += int(batch.finite().sum())
-        self._offer(batch.finite_indices(), {role: batch.selected(role) for role in batch.roles})
+        self._offer(
+            batch.finite_indices(), {role: batch.selected(role) for role in batch.roles if role not in self.without}
+        )
 
     def merge(self, other: "Sample") -> None:
         """Offers the rows that another sample with the same seed has kept."""
