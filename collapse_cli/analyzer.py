@@ -21,6 +21,8 @@ from collapse_cli.core.report import Skip
 from collapse_cli.core.site import Role, Site
 
 __all__ = [
+    "CHECKPOINT_VIEWS",
+    "DUMP_VIEWS",
     "Acceptance",
     "Analyzer",
     "Example",
@@ -31,16 +33,35 @@ __all__ = [
     "Role",
     "Skip",
     "activation_analyzer",
+    "activation_pair_analyzer",
+    "activation_series_analyzer",
     "block_analyzer",
     "checkpoint_analyzer",
     "layers_analyzer",
     "on",
+    "pair_analyzer",
+    "pool_analyzer",
+    "run_analyzer",
+    "series_analyzer",
     "skip",
     "stored_analyzer",
     "weight_analyzer",
 ]
 
-ViewKind = Literal["stored", "weight", "block", "checkpoint", "activations", "layers"]
+ViewKind = Literal[
+    "stored",
+    "weight",
+    "block",
+    "checkpoint",
+    "activations",
+    "layers",
+    "pair",
+    "pool",
+    "series",
+    "activation_pair",
+    "activation_series",
+    "run",
+]
 Measure = Callable[[Any], Iterator[Measurement | Skip]]
 
 
@@ -84,6 +105,8 @@ class Example:
     `shards` maps shard file to the tensors it holds, `index` tensor to shard file, for analyzers of the layout;
     `adapter` is `adapter_config.json`; `optimizer` are `sources.base.OptimizerGroup`s; `intent` is declared when the
     example is judged. With `metadata` (it may be empty) the tensors are the arrays of a dump, `<site>/<role>`.
+    `others` are the further members of a pair, a pool or a series, `steps` their steps; `subjects` are the measured
+    `Subject`s of a run.
     """
 
     tensors: Mapping[str, Any]
@@ -94,6 +117,9 @@ class Example:
     index: Mapping[str, str] | None = None
     intent: str | None = None
     metadata: Mapping[str, str] | None = None
+    others: tuple[Mapping[str, Any], ...] = ()
+    steps: tuple[float, ...] = ()
+    subjects: tuple[Any, ...] = ()
 
 
 @final
@@ -108,6 +134,9 @@ class Analyzer:
     `tolerance` is the relative error allowed between dtypes and devices. Of an analyzer of dumps, `needs` are the
     accumulators it reads (`moments`, `class_moments(features,groups)`, see `kernels/needs.py`) and `uses` the roles it
     reads where they are there, beyond those its acceptance demands.
+
+    Of an analyzer of pairs, pools or series: `also` names further kinds of views that its function takes (a pair of
+    weights, and with `companions` a pair of dumps); with `sums_up` it is handed the `Model` when all sites were shown.
     """
 
     manual: Manual
@@ -122,6 +151,8 @@ class Analyzer:
     tolerance: float = 1e-3
     needs: tuple[str, ...] = ()
     uses: tuple[str, ...] = ()
+    also: tuple[ViewKind, ...] = ()
+    sums_up: bool = False
 
     @property
     def name(self) -> str:
@@ -164,6 +195,8 @@ def _declaration(view: ViewKind) -> Callable[..., Callable[[Measure], Analyzer]]
         tolerance: float = 1e-3,
         needs: tuple[str, ...] = (),
         uses: tuple[str, ...] = (),
+        also: tuple[ViewKind, ...] = (),
+        sums_up: bool = False,
     ) -> Callable[[Measure], Analyzer]:
         def decorate(measure: Measure) -> Analyzer:
             import inspect
@@ -185,6 +218,8 @@ def _declaration(view: ViewKind) -> Callable[..., Callable[[Measure], Analyzer]]
                 tolerance,
                 needs,
                 uses,
+                also,
+                sums_up,
             )
 
         return decorate
@@ -205,6 +240,24 @@ checkpoint_analyzer = _declaration("checkpoint")
 activation_analyzer = _declaration("activations")
 #: An analyzer of several hook points in depth order. It is handed a `Layers`.
 layers_analyzer = _declaration("layers")
+
+#: An analyzer of one weight before and after. It is handed a `Comparison` of two.
+pair_analyzer = _declaration("pair")
+#: An analyzer of one weight in a base and its descendants. It is handed a `Comparison`.
+pool_analyzer = _declaration("pool")
+#: An analyzer of one weight over an ordered run of checkpoints. It is handed a `Comparison` with steps.
+series_analyzer = _declaration("series")
+#: An analyzer of one hook point in two dumps of the same rows. It is handed an `Activations`, in which the roles of the
+#: second dump are called `after.features`, `after.logits`, …
+activation_pair_analyzer = _declaration("activation_pair")
+#: An analyzer of one hook point over an ordered run of dumps. It is handed an `ActivationSeries`.
+activation_series_analyzer = _declaration("activation_series")
+#: An analyzer of the reports of an ordered run. It is handed a `Run`.
+run_analyzer = _declaration("run")
+
+#: Views of one checkpoint, and of one dump: what `scan` shows.
+CHECKPOINT_VIEWS = frozenset({"stored", "weight", "block", "checkpoint"})
+DUMP_VIEWS = frozenset({"activations", "layers"})
 
 #: Roles of tensors that multiply, so that a matrix of numbers is a weight and not a table of statistics.
 _MULTIPLIES = frozenset(
@@ -300,6 +353,11 @@ class on:  # noqa: N801 - a namespace that reads as a phrase: accepts=on.matrice
         """Hook points of a dump that have every one of the roles, and all the roles of one of the alternatives."""
         alternatives = tuple(frozenset(one) for one in any_of)
         return Acceptance(says, lambda _site: True, dump_roles=frozenset(roles), alternatives=alternatives)
+
+    @staticmethod
+    def runs(says: str) -> Acceptance:
+        """Ordered runs of reports."""
+        return Acceptance(says, lambda _site: True)
 
     @staticmethod
     def checkpoint(says: str, hashed: Callable[[Site], bool] = lambda _site: False) -> Acceptance:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, final
 
 from collapse_cli._version import __version__
-from collapse_cli.analyzer import Analyzer
+from collapse_cli.analyzer import CHECKPOINT_VIEWS, DUMP_VIEWS, Analyzer
 from collapse_cli.analyzers import catalogue, find
 from collapse_cli.core.contents import Contents
 from collapse_cli.core.policy import Policy
@@ -42,10 +42,6 @@ if TYPE_CHECKING:
     from collapse_cli.sources.dump import Dump
 
 __all__ = ["Observer", "ScanOptions", "contents", "resolved_device", "scan", "subject_id", "subject_paths"]
-
-#: What analyzers of dumps are handed; the others look at checkpoints.
-DUMP_VIEWS = frozenset({"activations", "layers"})
-
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -103,7 +99,8 @@ def scan(
     """
     started, clock = datetime.now(UTC), time.monotonic()
     available = catalogue(plugins=options.plugins)
-    analyzers = find(available, select=policy.select, ignore=policy.ignore)
+    selected = find(available, select=policy.select, ignore=policy.ignore)
+    analyzers = [analyzer for analyzer in selected if analyzer.view in CHECKPOINT_VIEWS | DUMP_VIEWS]
     device = resolved_device(options.device)
     manuals = tuple(analyzer.manual for analyzer in analyzers)
     found: list[Subject] = []
@@ -271,7 +268,7 @@ def _analysed(
 ) -> "tuple[Analysis, str | None]":
     from collapse_cli.engine import analyse
 
-    of_weights = [analyzer for analyzer in analyzers if analyzer.view not in DUMP_VIEWS]
+    of_weights = [analyzer for analyzer in analyzers if analyzer.view in CHECKPOINT_VIEWS]
     analysis = analyse(checkpoint, of_weights, _how(options), progress=observer.advances)
     # a file of which nothing was read is named by nothing: its digest would read it all
     return analysis, digest(checkpoint.files) if analysis.coverage.read else None

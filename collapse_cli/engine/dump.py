@@ -4,10 +4,9 @@ Memory is bounded by the accumulators, not by the rows. Analyzers of layers see 
 points at the end, without another pass.
 """
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, final
+from dataclasses import dataclass, replace
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
@@ -17,14 +16,19 @@ from collapse_cli.core.metric import Measurement
 from collapse_cli.core.report import Coverage, Failure, Skip
 from collapse_cli.core.site import Role, Site
 from collapse_cli.engine.job import Results, Setting, is_out_of_memory
-from collapse_cli.engine.options import Analysis, Options, Progress, wanted_names
+from collapse_cli.engine.options import Analysis, Options, Progress, acceptance, deadline, wanted_names
 from collapse_cli.errors import CollapseError, TimedOut
 from collapse_cli.kernels.accumulators import Batch
 from collapse_cli.kernels.needs import Feeding, Need, need
 from collapse_cli.kernels.views import Activations, Layers
 from collapse_cli.sources.dump import Dump, HookPoint
+from collapse_cli.sources.paired import PairedDump
 
-__all__ = ["analyse_dump"]
+__all__ = ["DumpKind", "accumulated", "analyse_dump"]
+
+#: What is shown of a dump: its hook points, those of two dumps row by row, or one dump as a member of a run.
+DumpKind = Literal["activations", "activation_pair", "activation_series"]
+AnyDump = Dump | PairedDump
 
 #: Wider features are not accumulated: two float64 matrices of this side take 1 GiB.
 MAX_WIDTH = 8192
@@ -51,7 +55,7 @@ class _Task:
 
     def _used(self) -> Iterator[str]:
         for analyzer in self.analyzers:
-            yield from analyzer.acceptance.named_roles()
+            yield from acceptance(analyzer, is_of_dumps=True).named_roles()
             yield from analyzer.uses
         for one in self.needs:
             yield from one.optional
@@ -63,17 +67,16 @@ class _Task:
 
 
 def analyse_dump(
-    dump: Dump,
+    dump: AnyDump,
     analyzers: Sequence[Analyzer],
     options: Options = Options(),  # noqa: B008 - frozen
     *,
     progress: Callable[[Progress], None] = lambda _progress: None,
 ) -> Analysis:
     """Everything the analyzers say of a dump. A hook point that cannot be read is reported and never stops the rest."""
-    is_wanted = wanted_names(options)
-    tasks, skips = _tasks(dump, analyzers, is_wanted)
-    ranks = {analyzer.name: rank for rank, analyzer in enumerate(analyzers)}
-    setting = Setting(lambda name: dump.read(*name.rsplit("/", 1)), ranks, options.seed, _deadline(options))
+    kind: DumpKind = "activation_pair" if isinstance(dump, PairedDump) else "activations"
+    tasks, skips = _tasks(dump, analyzers, wanted_names(options), kind)
+    setting = _setting(dump, analyzers, options)
     found = Results()
     stopped = ""
     kept: list[Activations] = []
@@ -86,29 +89,41 @@ def analyse_dump(
             done += _bytes(task)
             if view is not None:
                 for analyzer in task.analyzers:
-                    if analyzer.view == "activations":
+                    if analyzer.view != "layers":
                         found.show(view, analyzer, (task.order, 0), setting)
                 if needed_later:
                     kept.append(view)
             progress(Progress(len(found.read), len(tasks), done, all_bytes, task.point.name))
-        for analyzer in analyzers:
+        for analyzer in analyzers if kind == "activations" else ():
             points = tuple(view for view in kept if analyzer.acceptance.takes(view.shapes))
             if analyzer.view == "layers" and points:
                 layers = Layers(Site(LAYERS_SITE, (), "", None, Role.ACTIVATION), points, seed=options.seed)
                 found.show(layers, analyzer, (len(tasks), 0), setting)
     except TimedOut as error:
         stopped = str(error)
-    return _analysis(dump, analyzers, tasks, found, skips=skips, stopped=stopped)
+    shown = [analyzer for analyzer in analyzers if _shown(analyzer, kind)]
+    return _analysis(dump, shown, tasks, found, skips=skips, stopped=stopped)
 
 
-def _deadline(options: Options) -> Callable[[], None]:
-    started = time.monotonic()
+def accumulated(
+    dump: Dump, analyzers: Sequence[Analyzer], options: Options, setting: Setting, found: Results
+) -> Iterator[tuple[tuple[Analyzer, ...], Activations]]:
+    """The hook points of one member of a run, each with the analyzers that want it over the whole run.
 
-    def check() -> None:
-        if options.timeout is not None and time.monotonic() - started > options.timeout:
-            raise TimedOut(f"not reached: stopped after {options.timeout:g} seconds", hint="--timeout gives it more")
+    Raises:
+        TimedOut: the run must stop.
+    """
+    tasks, skips = _tasks(dump, analyzers, wanted_names(options), "activation_series")
+    found.results += [((task_rank, -1, 0, 0), skip) for task_rank, skip in enumerate(skips)]
+    for task in tasks:
+        view = _accumulated(dump, task, setting, options, found)
+        if view is not None:
+            yield task.analyzers, view
 
-    return check
+
+def _setting(dump: AnyDump, analyzers: Sequence[Analyzer], options: Options) -> Setting:
+    ranks = {analyzer.name: rank for rank, analyzer in enumerate(analyzers)}
+    return Setting(lambda name: dump.read(*name.rsplit("/", 1)), ranks, options.seed, deadline(options))
 
 
 def _bytes(task: _Task) -> int:
@@ -116,7 +131,7 @@ def _bytes(task: _Task) -> int:
     return sum(array.shape[0] * array.row_bytes for array in held)
 
 
-def roles_of(dump: Dump, point: HookPoint) -> set[str]:
+def roles_of(dump: AnyDump, point: HookPoint) -> set[str]:
     """The roles a hook point offers: its own, two views where it has a stack of views, and its predictor's output."""
     roles = set(point.arrays)
     if "views" in roles and point.arrays["views"].shape[1] >= 2:
@@ -126,8 +141,12 @@ def roles_of(dump: Dump, point: HookPoint) -> set[str]:
     return roles
 
 
+def _shown(analyzer: Analyzer, kind: DumpKind) -> bool:
+    return kind in (analyzer.view, *analyzer.also) or (kind == "activations" and analyzer.view == "layers")
+
+
 def _tasks(
-    dump: Dump, analyzers: Sequence[Analyzer], is_wanted: Callable[[str], bool]
+    dump: AnyDump, analyzers: Sequence[Analyzer], is_wanted: Callable[[str], bool], kind: DumpKind
 ) -> tuple[list[_Task], list[Skip]]:
     tasks: list[_Task] = []
     skips: list[Skip] = []
@@ -137,7 +156,7 @@ def _tasks(
         roles = roles_of(dump, point)
         accepted = []
         for analyzer in analyzers:
-            if analyzer.view not in ("activations", "layers") or not analyzer.acceptance.takes(roles):
+            if not _shown(analyzer, kind) or not acceptance(analyzer, is_of_dumps=True).takes(roles):
                 continue
             needs = [one for one in map(need, analyzer.needs) if set(one.roles) <= roles]
             wide = [one for one in needs if _width(point, one) > MAX_WIDTH]
@@ -150,7 +169,7 @@ def _tasks(
             continue
         wanted = {name: need(name) for analyzer in accepted for name in analyzer.needs}
         fed = tuple(one for one in wanted.values() if set(one.roles) <= roles)
-        named = {role for a in accepted for role in (*a.acceptance.named_roles(), *a.uses)}
+        named = {role for a in accepted for role in (*acceptance(a, is_of_dumps=True).named_roles(), *a.uses)}
         whole = tuple(role for role, array in point.arrays.items() if role in named and array.role.rows is None)
         tasks.append(_Task(point, tuple(accepted), fed, whole, order))
     return tasks, skips
@@ -175,7 +194,7 @@ def _columns(shape: Sequence[int]) -> int:
     return total
 
 
-def _accumulated(dump: Dump, task: _Task, setting: Setting, options: Options, found: Results) -> Activations | None:
+def _accumulated(dump: AnyDump, task: _Task, setting: Setting, options: Options, found: Results) -> Activations | None:
     """The hook point with everything accumulated, on the device, or on the CPU where the device is too small."""
     point, device = task.point, torch.device(options.device)
     order = (task.order, -1, 0, 0)
@@ -197,7 +216,7 @@ def _accumulated(dump: Dump, task: _Task, setting: Setting, options: Options, fo
     return None
 
 
-def _fed(dump: Dump, task: _Task, setting: Setting, options: Options, device: torch.device) -> Activations:
+def _fed(dump: AnyDump, task: _Task, setting: Setting, options: Options, device: torch.device) -> Activations:
     point = task.point
     shapes = {role: tuple(array.shape) for role, array in point.arrays.items()} | _derived_shapes(dump, point)
     dtypes = {role: array.dtype for role, array in point.arrays.items()}
@@ -233,7 +252,7 @@ def _fed(dump: Dump, task: _Task, setting: Setting, options: Options, device: to
     )
 
 
-def _derived_shapes(dump: Dump, point: HookPoint) -> dict[str, tuple[int, ...]]:
+def _derived_shapes(dump: AnyDump, point: HookPoint) -> dict[str, tuple[int, ...]]:
     """Shapes of the roles that a hook point offers without having an array of that name."""
     shapes: dict[str, tuple[int, ...]] = {}
     for role in roles_of(dump, point) - point.arrays.keys():
@@ -245,7 +264,7 @@ def _derived_shapes(dump: Dump, point: HookPoint) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _batches(dump: Dump, task: _Task, population: str, device: torch.device) -> Iterator[Batch]:
+def _batches(dump: AnyDump, task: _Task, population: str, device: torch.device) -> Iterator[Batch]:
     """The rows of a hook point in windows, with two views out of a stack and the predictor's output beside them."""
     point, roles = task.point, [role for role in task.roles if task.population(role) == population]
     named = {role for one in task.needs for role in one.roles} | set(task._used())
@@ -268,7 +287,7 @@ def _batches(dump: Dump, task: _Task, population: str, device: torch.device) -> 
 
 
 def _analysis(
-    dump: Dump,
+    dump: AnyDump,
     analyzers: Sequence[Analyzer],
     tasks: Sequence[_Task],
     found: Results,
@@ -278,8 +297,10 @@ def _analysis(
 ) -> Analysis:
     found.results.sort(key=lambda pair: pair[0])
     results = [result for _order, result in found.results]
-    measurements = tuple(result for result in results if isinstance(result, Measurement))
-    said = [*dump.unreadable, *skips, *(result for result in results if isinstance(result, Skip))]
+    caveat = dump.caveat if isinstance(dump, PairedDump) else ""
+    measurements = tuple(_with_caveat(result, caveat) for result in results if isinstance(result, Measurement))
+    paired = dump.skips if isinstance(dump, PairedDump) else ()
+    said = [*dump.unreadable, *paired, *skips, *(result for result in results if isinstance(result, Skip))]
     lost = {skip.site for skip in said if skip.analyzer is None}
     if stopped:
         unread = [task.point.name for task in tasks if task.point.name not in found.read | lost]
@@ -288,17 +309,22 @@ def _analysis(
     said += [
         Skip(a.name, None, f"nothing to accept: takes {a.manual.accepts}")
         for a in analyzers
-        if a.view in ("activations", "layers") and a.name not in accepting and not _is_named(a, said)
+        if a.name not in accepting and not _is_named(a, said)
     ]
     return Analysis(
         (*(task.point.site for task in tasks), *_derived(found, results, tasks)),
         measurements,
         tuple(said),
         tuple(result for result in results if isinstance(result, Failure)),
-        Coverage(len(dump.points), len(tasks), len(found.read)),
-        (),
+        Coverage(len(dump.points) + len(paired), len(tasks), len(found.read)),
+        (caveat,) if caveat else (),
         dict(found.seconds),
     )
+
+
+def _with_caveat(measurement: Measurement, caveat: str) -> Measurement:
+    """The measurement, saying what makes it hard to believe."""
+    return replace(measurement, evidence={**measurement.evidence, "caveat": caveat}) if caveat else measurement
 
 
 def _is_named(analyzer: Analyzer, skips: Iterable[Skip]) -> bool:

@@ -1,15 +1,18 @@
 """How an engine runs, what it tells on the way, and what it comes back with."""
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import final
 
+from collapse_cli.analyzer import Acceptance, Analyzer
 from collapse_cli.core.metric import Measurement
 from collapse_cli.core.report import Coverage, Failure, Skip
 from collapse_cli.core.site import Role, Site
+from collapse_cli.errors import TimedOut
 
-__all__ = ["Analysis", "Options", "Progress", "wanted_names"]
+__all__ = ["Analysis", "Options", "Progress", "acceptance", "deadline", "wanted_names"]
 
 
 @final
@@ -51,6 +54,23 @@ class Analysis:
     coverage: Coverage
     notices: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+def acceptance(analyzer: Analyzer, *, is_of_dumps: bool) -> Acceptance:
+    """What an analyzer accepts of weights, or of dumps; one that takes both declares the second as companions."""
+    is_own = (analyzer.view in ("activations", "layers", "activation_pair", "activation_series")) == is_of_dumps
+    return analyzer.acceptance if is_own or analyzer.companions is None else analyzer.companions
+
+
+def deadline(options: Options) -> Callable[[], None]:
+    """What raises `TimedOut` when the seconds of a subject are over; they begin now."""
+    started = time.monotonic()
+
+    def check() -> None:
+        if options.timeout is not None and time.monotonic() - started > options.timeout:
+            raise TimedOut(f"not reached: stopped after {options.timeout:g} seconds", hint="--timeout gives it more")
+
+    return check
 
 
 def wanted_names(options: Options) -> Callable[[str], bool]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from collapse_cli.core.layout import ShardLayout
 from collapse_cli.core.site import Role, Site
 
-__all__ = ["Activations", "Block", "Inventory", "Layers", "Stored", "Weight", "is_finite"]
+__all__ = ["Activations", "Block", "Inventory", "Layers", "Stored", "Weight", "is_finite", "site_generator"]
 
 T = TypeVar("T")
 
@@ -62,7 +62,7 @@ class Weight:
 
     def generator(self) -> torch.Generator:
         """A fresh CPU generator that depends on the run's seed and the site alone, so that order never matters."""
-        return _generator(self.seed, self.site)
+        return site_generator(self.seed, self.site)
 
     def get(self, quantity: "Callable[[Weight], T]") -> T:
         """`quantity(self)`, computed once."""
@@ -103,7 +103,7 @@ class Block:
 
     def generator(self) -> torch.Generator:
         """A fresh CPU generator that depends on the run's seed and the site alone, so that order never matters."""
-        return _generator(self.seed, self.site)
+        return site_generator(self.seed, self.site)
 
     def get(self, quantity: "Callable[[Block], T]") -> T:
         """`quantity(self)`, computed once."""
@@ -179,7 +179,7 @@ class Activations:
 
     def generator(self) -> torch.Generator:
         """A fresh CPU generator that depends on the run's seed and the site alone, so that order never matters."""
-        return _generator(self.seed, self.site)
+        return site_generator(self.seed, self.site)
 
     def get(self, quantity: "Callable[[Activations], T]") -> T:
         """`quantity(self)`, computed once."""
@@ -198,10 +198,11 @@ class Layers:
 
     def generator(self) -> torch.Generator:
         """A fresh CPU generator that depends on the run's seed alone."""
-        return _generator(self.seed, self.site)
+        return site_generator(self.seed, self.site)
 
 
-def _generator(seed: int, site: Site) -> torch.Generator:
+def site_generator(seed: int, site: Site) -> torch.Generator:
+    """A fresh CPU generator for one site of a run with that seed."""
     generator = torch.Generator()
     return generator.manual_seed(zlib.crc32(site.name.encode("utf-8", "surrogatepass")) ^ (seed << 32))
 

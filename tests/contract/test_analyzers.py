@@ -4,12 +4,13 @@ import hashlib
 import inspect
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from collapse_cli.analyzer import Analyzer, Example
+from collapse_cli.analyzer import CHECKPOINT_VIEWS, Analyzer, Example
 from collapse_cli.analyzers import catalogue
 from collapse_cli.core.finding import Severity
 from collapse_cli.core.metric import Limit
@@ -18,8 +19,9 @@ from tests.contract.examples import analysed, judged, tensors
 from tests.contract.transformations import TRANSFORMATIONS
 
 ANALYZERS = catalogue(plugins=False).analyzers
-OF_DUMPS = tuple(analyzer for analyzer in ANALYZERS if analyzer.view in ("activations", "layers"))
-OF_WEIGHTS = tuple(analyzer for analyzer in ANALYZERS if analyzer not in OF_DUMPS)
+OF_DUMPS = tuple(a for a in ANALYZERS if a.examples["healthy"]().metadata is not None)
+OF_RUNS = tuple(analyzer for analyzer in ANALYZERS if analyzer.view == "run")
+OF_WEIGHTS = tuple(analyzer for analyzer in ANALYZERS if analyzer not in OF_DUMPS + OF_RUNS)
 each = pytest.mark.parametrize("analyzer", ANALYZERS, ids=lambda analyzer: analyzer.name)
 FOLDER = Path(inspect.getfile(catalogue)).parent
 
@@ -203,7 +205,10 @@ def test_few_samples_give_measurements_or_skips_and_no_finding(analyzer: Analyze
     example = analyzer.examples["collapsed"]()
     samples = max(tensor.shape[0] for tensor in tensors(example).values())
     cut = {name: t[:rows] if t.shape[0] == samples else t for name, t in tensors(example).items()}
-    subject = judged(analyzer, _with(example, cut))
+    others = tuple(
+        {name: t[:rows] if t.shape[0] == samples else t for name, t in other.items()} for other in example.others
+    )
+    subject = judged(analyzer, replace(_with(example, cut), others=others))
     assert [failure.message for failure in subject.failures] == []
     assert subject.measurements or subject.skips
     if rows <= 3:
@@ -217,16 +222,7 @@ def _like(edge: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
 
 
 def _with(example: Example, changed: dict[str, torch.Tensor]) -> Example:
-    return Example(
-        changed,
-        config=example.config,
-        adapter=example.adapter,
-        shards=example.shards,
-        index=example.index,
-        optimizer=example.optimizer,
-        intent=example.intent,
-        metadata=example.metadata,
-    )
+    return replace(example, tensors=changed)
 
 
 @each
@@ -241,8 +237,9 @@ def test_same_shapes_filled_with_zeros_constants_or_nan_never_fail(analyzer: Ana
         assert [failure.message for failure in analysis.failures] == []
         if math.isfinite(value) or analyzer.reads_non_finite or analyzer.view == "checkpoint":
             continue
-        assert not analysis.measurements or analyzer in OF_DUMPS
-        assert {skip.reason for skip in analysis.skips} == {"not finite"} or analyzer in OF_DUMPS
+        assert not analysis.measurements or analyzer in OF_DUMPS + OF_RUNS
+        if analyzer.view in CHECKPOINT_VIEWS:
+            assert {skip.reason for skip in analysis.skips} == {"not finite"}
 
 
 @each
