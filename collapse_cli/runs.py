@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Literal, final
 
 from collapse_cli._version import __version__
 from collapse_cli.analyzer import CHECKPOINT_VIEWS, DUMP_VIEWS, Analyzer
-from collapse_cli.analyzers import catalogue, find
+from collapse_cli.analyzers import Catalogue, catalogue, find
 from collapse_cli.core.contents import Contents
+from collapse_cli.core.manual import Manual
 from collapse_cli.core.policy import Policy
 from collapse_cli.core.report import (
     SCHEMA_VERSION,
@@ -41,7 +42,20 @@ if TYPE_CHECKING:
     from collapse_cli.sources.base import Checkpoint
     from collapse_cli.sources.dump import Dump
 
-__all__ = ["Observer", "ScanOptions", "contents", "resolved_device", "scan", "subject_id", "subject_paths"]
+__all__ = [
+    "Assembly",
+    "Observer",
+    "ScanOptions",
+    "assembled",
+    "contents",
+    "engine_options",
+    "measured",
+    "resolved_device",
+    "scan",
+    "subject_id",
+    "subject_paths",
+]
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -85,7 +99,7 @@ class Observer:
 
 def scan(
     paths: "Iterable[str | os.PathLike[str]]",
-    policy: Policy = Policy(),  # noqa: B008 - frozen
+    policy: Policy = Policy(),
     options: ScanOptions = ScanOptions(),
     observer: Observer = Observer(),
 ) -> Report:
@@ -97,44 +111,75 @@ def scan(
         UnknownAnalyzer: the policy selects what does not exist.
         InputError: the device does not exist.
     """
-    started, clock = datetime.now(UTC), time.monotonic()
-    available = catalogue(plugins=options.plugins)
-    selected = find(available, select=policy.select, ignore=policy.ignore)
-    analyzers = [analyzer for analyzer in selected if analyzer.view in CHECKPOINT_VIEWS | DUMP_VIEWS]
-    device = resolved_device(options.device)
-    manuals = tuple(analyzer.manual for analyzer in analyzers)
+    run = assembled(policy, options, views=CHECKPOINT_VIEWS | DUMP_VIEWS)
     found: list[Subject] = []
     notices: list[str] = []
     for path in paths:
         for subject_path in subject_paths(Path(path), include=options.include, exclude=options.exclude):
             identity = options.subject_id or subject_id(subject_path, options.base)
             observer.begins(identity)
-            subject, remarks = _scan_one(subject_path, identity, analyzers, replace(options, device=device), observer)
-            subject = judge(subject, manuals, policy)
+            subject, remarks = measured(subject_path, identity, run.analyzers, run.options, observer)
+            subject = judge(subject, run.manuals, policy)
             notices += [f"{identity}: {remark}" for remark in remarks]
             observer.ends(subject)
             found.append(subject)
-    for name, reason in available.broken.items():
-        notices.append(f"plugin {name} failed to load: {reason}")
-    for notice in notices:
-        observer.notices(notice)
-    outcome = verdict(found, policy)
-    provenance = Provenance(
-        started=started.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        seconds=round(time.monotonic() - clock, 3),
-        command=options.command,
-        python=platform.python_version(),
-        torch=_torch_version(),
-        device=device,
-        seed=options.seed,
-        intent=policy.intent,
-        analyzers=tuple(analyzer.name for analyzer in analyzers),
-        policy=PolicyRecord(None, None),
-        plugins=available.plugins,
-        notices=tuple(notices),
-    )
-    tool = Tool("collapse", __version__)
-    return Report(SCHEMA_VERSION, tool, provenance, manuals, tuple(found), outcome, exit_code(outcome, policy))
+    return run.report(found, policy, observer, notices=notices)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """What a run works with: the analyzers selected, the options with the device chosen, and when it began."""
+
+    analyzers: tuple[Analyzer, ...]
+    available: Catalogue
+    options: ScanOptions
+    started: datetime
+    clock: float
+
+    @property
+    def manuals(self) -> tuple[Manual, ...]:
+        """Those of the analyzers."""
+        return tuple(analyzer.manual for analyzer in self.analyzers)
+
+    def report(
+        self, subjects: Sequence[Subject], policy: Policy, observer: Observer, *, notices: Sequence[str] = ()
+    ) -> Report:
+        """The report over judged subjects."""
+        said = [*notices, *(f"plugin {name} failed to load: {why}" for name, why in self.available.broken.items())]
+        for notice in said:
+            observer.notices(notice)
+        outcome = verdict(subjects, policy)
+        provenance = Provenance(
+            started=self.started.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            seconds=round(time.monotonic() - self.clock, 3),
+            command=self.options.command,
+            python=platform.python_version(),
+            torch=_torch_version(),
+            device=self.options.device,
+            seed=self.options.seed,
+            intent=policy.intent,
+            analyzers=tuple(analyzer.name for analyzer in self.analyzers),
+            policy=PolicyRecord(None, None),
+            plugins=self.available.plugins,
+            notices=tuple(said),
+        )
+        tool, code = Tool("collapse", __version__), exit_code(outcome, policy)
+        return Report(SCHEMA_VERSION, tool, provenance, self.manuals, tuple(subjects), outcome, code)
+
+
+def assembled(policy: Policy, options: ScanOptions, *, views: frozenset[str]) -> Assembly:
+    """The selected analyzers that are handed one of `views`, and the device, at the beginning of a run.
+
+    Raises:
+        UnknownAnalyzer: the policy selects what does not exist.
+        InputError: the device does not exist.
+    """
+    started, clock = datetime.now(UTC), time.monotonic()
+    available = catalogue(plugins=options.plugins)
+    selected = find(available, select=policy.select, ignore=policy.ignore)
+    chosen = tuple(analyzer for analyzer in selected if views & {analyzer.view, *analyzer.also})
+    return Assembly(chosen, available, replace(options, device=resolved_device(options.device)), started, clock)
 
 
 def _torch_version() -> str:
@@ -243,7 +288,7 @@ def _dump_contents(path: Path) -> Contents:
         dump.close()
 
 
-def _scan_one(
+def measured(
     path: Path, identity: str, analyzers: Sequence[Analyzer], options: ScanOptions, observer: Observer
 ) -> tuple[Subject, tuple[str, ...]]:
     """One subject measured, not judged, and what is worth a notice."""
@@ -269,12 +314,13 @@ def _analysed(
     from collapse_cli.engine import analyse
 
     of_weights = [analyzer for analyzer in analyzers if analyzer.view in CHECKPOINT_VIEWS]
-    analysis = analyse(checkpoint, of_weights, _how(options), progress=observer.advances)
+    analysis = analyse(checkpoint, of_weights, engine_options(options), progress=observer.advances)
     # a file of which nothing was read is named by nothing: its digest would read it all
     return analysis, digest(checkpoint.files) if analysis.coverage.read else None
 
 
-def _how(options: ScanOptions) -> "Options":
+def engine_options(options: ScanOptions) -> "Options":
+    """What of the options concerns an engine."""
     from collapse_cli.engine import Options
 
     return Options(
@@ -299,7 +345,7 @@ def _scan_dump(
     except InputError as error:
         return _failed(path, identity, error, kind="dump"), ()
     try:
-        analysis = analyse_dump(dump, of_dumps, _how(options), progress=observer.advances)
+        analysis = analyse_dump(dump, of_dumps, engine_options(options), progress=observer.advances)
         digested = digest(dump.files) if analysis.coverage.read else None
     except InputError as error:
         return _failed(path, identity, error, kind="dump"), ()
