@@ -1,6 +1,5 @@
 """Pairs, pools and runs: what `diff` and `trend` call. Sites are matched by name, rows by position and id."""
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -12,13 +11,13 @@ from collapse_cli.analyzer import CHECKPOINT_VIEWS, DUMP_VIEWS, Analyzer
 from collapse_cli.analyzers import catalogue, find
 from collapse_cli.core.manual import Manual
 from collapse_cli.core.policy import Policy
-from collapse_cli.core.report import Coverage, Failure, Part, Report, Status, Subject, from_json
+from collapse_cli.core.report import Coverage, Failure, Part, Report, Status, Subject
 from collapse_cli.errors import InputError
-from collapse_cli.judge import judge
 from collapse_cli.runs import Observer, ScanOptions, assembled, engine_options, measured, subject_id, subject_paths
 from collapse_cli.sources import open_checkpoint
 from collapse_cli.sources.digest import digest
 from collapse_cli.sources.dump import is_dump, open_dump
+from collapse_cli.stored import batch_reports, is_report, read_report
 
 if TYPE_CHECKING:
     import os
@@ -78,7 +77,7 @@ def diff(
         subject, said = _compared(tuple(members), "pool", begun.analyzers, begun.options, observer)
         subjects.append(subject)
         notices += said
-    return begun.report([judge(one, begun.manuals, policy) for one in subjects], policy, observer, notices=notices)
+    return begun.report(subjects, policy, observer, notices=notices)
 
 
 def _compared(
@@ -258,16 +257,16 @@ def trend(
         notices += said
     if scanned and subject.status != "failed":
         subject = _with_run(subject, scanned, manuals, begun.analyzers, begun.options, steps)
-    return begun.report([judge(subject, begun.manuals, policy)], policy, observer, notices=notices)
+    return begun.report([subject], policy, observer, notices=notices)
 
 
 def _run_members(path: Path, options: ScanOptions) -> list[_Member]:
-    stored = _stored(path)
-    if stored is not None:
+    if path.is_file() and is_report(path):
+        stored = read_report(path)
         return [_Member(path, subject.id, "report", subject, stored.manuals) for subject in stored.subjects]
     if path.is_dir() and not is_dump(path):
-        reports = sorted(path.glob("*.json"), key=_natural)
-        found = [member for one in reports for member in _run_members(one, options) if member.kind == "report"]
+        reports = sorted(batch_reports(path) or path.glob("*.json"), key=_natural)
+        found = [member for one in reports if is_report(one) for member in _run_members(one, options)]
         if found:
             return found
     return [_member(found, options) for found in subject_paths(path, include=options.include, exclude=options.exclude)]
@@ -276,25 +275,6 @@ def _run_members(path: Path, options: ScanOptions) -> list[_Member]:
 def _natural(path: Path) -> list[tuple[int, str]]:
     pieces = re.split(r"(\d+)", path.name)
     return [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in pieces]
-
-
-def _stored(path: Path) -> Report | None:
-    """The report in a file, recognised by its content; None for anything else.
-
-    Raises:
-        InputError: it is a report of another version, or a damaged one.
-    """
-    if not path.is_file() or path.stat().st_size < 2:
-        return None
-    with path.open("rb") as file:
-        opening = file.read(64).lstrip()
-    if not opening.startswith(b"{") or b"schema_version" not in opening:
-        return None
-    try:
-        return from_json(path.read_bytes())
-    except (ValueError, json.JSONDecodeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError("not a report of this version", where=str(path), got=reason) from error
 
 
 def _in_order(members: list[_Member], options: ScanOptions) -> tuple[list[_Member], tuple[float, ...], list[str]]:

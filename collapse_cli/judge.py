@@ -60,19 +60,27 @@ def _finding(measurement: Measurement, manual: Manual, policy: Policy, subject: 
 def _limits(
     metric: Metric, measurement: Measurement, overrides: Sequence[Override]
 ) -> tuple[Limit | None, Limit | None]:
-    """The metric's limits as the policy changes them; later entries win, the side is the metric's own."""
+    """The metric's limits as the policy changes them; later entries win.
+
+    A bound is the user's; its side, its scale (value or value ÷ null) and its intent are the metric's own.
+    """
     warn, error = metric.warn, metric.error
-    side = (error or warn).side if (error or warn) else ("below" if metric.better == "higher" else "above")  # type: ignore[union-attr]
+    plain = Limit("below" if metric.better == "higher" else "above", 0.0, "policy")
+    own_warn, own_error = metric.warn or metric.error or plain, metric.error or metric.warn or plain
     for override in overrides:
         if not fnmatchcase(measurement.rule, override.rule):
             continue
         if override.sites and not any(fnmatchcase(measurement.site, pattern) for pattern in override.sites):
             continue
         if override.warn is not None:
-            warn = None if override.warn is False else Limit(side, override.warn, override.source)
+            warn = None if override.warn is False else _bound(own_warn, override.warn, override.source)
         if override.error is not None:
-            error = None if override.error is False else Limit(side, override.error, override.source)
+            error = None if override.error is False else _bound(own_error, override.error, override.source)
     return warn, error
+
+
+def _bound(own: Limit, bound: float, source: str) -> Limit:
+    return replace(own, bound=bound, source=source, inclusive=False)
 
 
 def _message(metric: Metric, measurement: Measurement, limit: Limit) -> str:

@@ -27,8 +27,9 @@ from collapse_cli.core.report import (
 )
 from collapse_cli.core.roles import join_name
 from collapse_cli.core.site import Role, Site
+from collapse_cli.decision import REMARK, Measured, decide
 from collapse_cli.errors import InputError
-from collapse_cli.judge import exit_code, judge, verdict
+from collapse_cli.judge import judge
 from collapse_cli.sources import open_checkpoint
 from collapse_cli.sources.digest import digest
 from collapse_cli.sources.dump import is_dump, open_dump
@@ -94,6 +95,7 @@ class Observer:
     advances: Callable[["Progress"], None] = lambda _progress: None
     ends: Callable[[Subject], None] = lambda _subject: None
     notices: Callable[[str], None] = lambda _text: None
+    warnings: Callable[[str], None] = lambda _text: None
     timings: Callable[[str, Mapping[str, float]], None] = lambda _subject, _seconds: None
 
 
@@ -142,14 +144,21 @@ class Assembly:
         """Those of the analyzers."""
         return tuple(analyzer.manual for analyzer in self.analyzers)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those of the analyzers."""
+        return tuple(analyzer.name for analyzer in self.analyzers)
+
     def report(
         self, subjects: Sequence[Subject], policy: Policy, observer: Observer, *, notices: Sequence[str] = ()
     ) -> Report:
-        """The report over judged subjects."""
+        """The report over measured subjects: judged, with what the policy accepts and the baseline knows suppressed."""
         said = [*notices, *(f"plugin {name} failed to load: {why}" for name, why in self.available.broken.items())]
         for notice in said:
             observer.notices(notice)
-        outcome = verdict(subjects, policy)
+        decided = decide([Measured(tuple(subjects), self.manuals, self.names)], policy)
+        for remark in decided.remarks:
+            observer.warnings(remark)
         provenance = Provenance(
             started=self.started.strftime("%Y-%m-%dT%H:%M:%SZ"),
             seconds=round(time.monotonic() - self.clock, 3),
@@ -159,13 +168,20 @@ class Assembly:
             device=self.options.device,
             seed=self.options.seed,
             intent=policy.intent,
-            analyzers=tuple(analyzer.name for analyzer in self.analyzers),
-            policy=PolicyRecord(None, None),
+            analyzers=self.names,
+            policy=PolicyRecord(policy.file, policy.digest),
             plugins=self.available.plugins,
-            notices=tuple(said),
+            notices=(*said, *(REMARK + remark for remark in decided.remarks)),
         )
-        tool, code = Tool("collapse", __version__), exit_code(outcome, policy)
-        return Report(SCHEMA_VERSION, tool, provenance, self.manuals, tuple(subjects), outcome, code)
+        return Report(
+            SCHEMA_VERSION,
+            Tool("collapse", __version__),
+            provenance,
+            self.manuals,
+            decided.subjects,
+            decided.verdict,
+            decided.exit_code,
+        )
 
 
 def assembled(policy: Policy, options: ScanOptions, *, views: frozenset[str]) -> Assembly:

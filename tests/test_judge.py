@@ -86,6 +86,19 @@ def test_the_users_limits_replace_those_of_the_analyzer_later_ones_win() -> None
     assert severities(METRIC, measured(0.0), policy=Policy(limits=(elsewhere,))) == ["error"]
 
 
+def test_a_limit_of_the_users_has_the_scale_and_the_intent_of_the_metrics_own() -> None:
+    of_null = replace(METRIC, warn=None, error=replace(FAR_BELOW, of="null", intent=frozenset({"classifier"})))
+    mine = Policy(limits=(Override("rank/ratio", "mine", error=0.5),))
+    assert severities(of_null, measured(4.0, 10.0), policy=mine) == ["info"]
+    assert severities(of_null, measured(4.0, 10.0), policy=replace(mine, intent="classifier")) == ["error"]
+    assert severities(of_null, measured(6.0, 10.0), policy=mine) == []
+    bare = replace(METRIC, warn=None, error=None, better="lower")
+    assert severities(bare, measured(0.6), policy=mine) == ["error"]
+    assert severities(bare, measured(0.4), policy=mine) == []
+    finding = judge(subject(measured(0.6)), [manual(bare)], mine).findings[0]
+    assert finding.limit == Limit("above", 0.5, "mine")
+
+
 def test_the_message_is_the_metrics_sentence_with_the_numbers_in_it() -> None:
     metric = replace(METRIC, message="Uses {used:.1f} of {width}; random uses {null:.1f}, {value:.1%} against {bound}.")
     finding = judge(subject(measured(0.05, 0.5, used=3.21, width=64)), [manual(metric)], Policy()).findings[0]

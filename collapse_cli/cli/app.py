@@ -11,7 +11,21 @@ import typer
 from typer.core import TyperGroup
 
 from collapse_cli._version import __version__
-from collapse_cli.cli import doctor, explain, inspect, listing, scan, schema
+from collapse_cli.cli import (
+    baseline,
+    config,
+    diff,
+    doctor,
+    explain,
+    gate,
+    inspect,
+    listing,
+    report,
+    scan,
+    schema,
+    trend,
+)
+from collapse_cli.cli.configured import ConfiguredCommand
 from collapse_cli.cli.messages import plain, say_error
 from collapse_cli.errors import CollapseError
 
@@ -45,6 +59,24 @@ app = typer.Typer(
 )
 
 
+_baseline = typer.Typer(
+    help="Findings that are known and accepted as they are; from then on only worse ones count.",
+    context_settings=_CONTEXT,
+    rich_markup_mode=None,
+)
+_baseline.command("create", cls=ConfiguredCommand, context_settings=_CONTEXT)(baseline.create)
+_baseline.command("prune", cls=ConfiguredCommand, context_settings=_CONTEXT)(baseline.prune)
+_baseline.command("show", cls=ConfiguredCommand, context_settings=_CONTEXT)(baseline.show)
+
+_config = typer.Typer(
+    help="The configuration file: one to begin with, and what holds here.",
+    context_settings=_CONTEXT,
+    rich_markup_mode=None,
+)
+_config.command("init", context_settings=_CONTEXT)(config.init)
+_config.command("show", cls=ConfiguredCommand, context_settings=_CONTEXT)(config.show)
+
+
 def _print_version(value: bool) -> None:
     if value:
         typer.echo(f"collapse {__version__}")
@@ -63,11 +95,17 @@ def _root(
         raise typer.Exit(2)
 
 
-app.command("scan", context_settings=_CONTEXT)(scan.scan)
+app.command("scan", cls=ConfiguredCommand, context_settings=_CONTEXT)(scan.scan)
+app.command("diff", cls=ConfiguredCommand, context_settings=_CONTEXT)(diff.diff)
+app.command("trend", cls=ConfiguredCommand, context_settings=_CONTEXT)(trend.trend)
+app.command("gate", cls=ConfiguredCommand, context_settings=_CONTEXT)(gate.gate)
+app.add_typer(_baseline, name="baseline")
+app.command("report", context_settings=_CONTEXT)(report.report)
 app.command("inspect", context_settings=_CONTEXT)(inspect.inspect)
 app.command("list", context_settings=_CONTEXT)(listing.list_analyzers)
 app.command("explain", context_settings=_CONTEXT)(explain.explain)
 app.command("schema", context_settings=_CONTEXT)(schema.schema)
+app.add_typer(_config, name="config")
 app.command("doctor", context_settings=_CONTEXT)(doctor.doctor)
 
 

@@ -12,7 +12,7 @@ _PACKAGES = ("torch", "numpy", "scipy", "pandas", "safetensors", "pydantic", "ri
 
 
 def doctor(no_plugins: flags.NoPlugins = False) -> int:
-    """Show versions, devices, analyzers and plugins, and why one of them failed. Exit 2 if a part is broken."""
+    """Show versions, devices, analyzers, plugins and configuration, and why one failed. Exit 2 if a part is broken."""
     from collapse_cli.cli.output import write_text
 
     lines = [f"collapse     {__version__}", f"python       {platform.python_version()} ({sys.executable})"]
@@ -28,6 +28,9 @@ def doctor(no_plugins: flags.NoPlugins = False) -> int:
     analyzer_lines, analyzers_failed = _analyzers(plugins=not no_plugins)
     lines += analyzer_lines
     broken += analyzers_failed
+    said, is_wrong = _configuration()
+    lines.append(said)
+    broken += is_wrong
     write_text("\n".join(lines) + "\n", is_machine=False)
     return 2 if broken else 0
 
@@ -65,3 +68,15 @@ def _analyzers(*, plugins: bool) -> tuple[list[str], int]:
     lines += [f"plugin       {plain(origin)}" for origin in available.plugins]
     lines += [f"plugin       {plain(name)}: failed: {plain(why)}" for name, why in available.broken.items()]
     return lines, len(available.broken)
+
+
+def _configuration() -> tuple[str, bool]:
+    from collapse_cli.cli.configured import configuration
+    from collapse_cli.cli.messages import plain
+    from collapse_cli.errors import BadPolicy
+
+    try:
+        given = configuration(None)
+    except BadPolicy as error:
+        return f"configured   {plain(str(error))}", True
+    return f"configured   by {plain(str(given.file)) if given.file else 'no file: flags and variables only'}", False

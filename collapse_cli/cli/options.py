@@ -11,7 +11,10 @@ __all__ = [
     "All",
     "AllowPartial",
     "As",
+    "Baseline",
     "Color",
+    "Compare",
+    "Config",
     "Device",
     "Exclude",
     "ExitZero",
@@ -21,14 +24,17 @@ __all__ = [
     "IgnoreSites",
     "Include",
     "Intent",
+    "Isolated",
     "Map",
     "MaxMemory",
+    "NoBaseline",
     "NoPlugins",
     "Output",
     "ProgressFlag",
     "Quiet",
     "Seed",
     "Select",
+    "ShowSuppressed",
     "Sites",
     "SubjectId",
     "Timeout",
@@ -144,6 +150,42 @@ Output = Annotated[
 All = Annotated[
     bool,
     typer.Option("--all", envvar="COLLAPSE_ALL", help="The table shows every measurement."),
+]
+ShowSuppressed = Annotated[
+    bool,
+    typer.Option(
+        "--show-suppressed", envvar="COLLAPSE_SHOW_SUPPRESSED",
+        help="Accepted findings and those of the baseline are shown as well.",
+    ),
+]  # fmt: skip
+Baseline = Annotated[
+    str | None,
+    typer.Option(
+        "--baseline", envvar="COLLAPSE_BASELINE", metavar="FILE", show_default="none",
+        help="Findings that are known and do not count unless they get worse; see `collapse baseline`.",
+    ),
+]  # fmt: skip
+NoBaseline = Annotated[
+    bool,
+    typer.Option("--no-baseline", envvar="COLLAPSE_NO_BASELINE", help="Every finding counts; wins over --baseline."),
+]
+Compare = Annotated[
+    str | None,
+    typer.Option(
+        "--compare", envvar="COLLAPSE_COMPARE", metavar="OLD.json", show_default="none",
+        help="Report of the last release: what got worse since then is a finding.",
+    ),
+]  # fmt: skip
+Config = Annotated[
+    str | None,
+    typer.Option(
+        "--config", envvar="COLLAPSE_CONFIG", metavar="FILE", show_default="nearest",
+        help="This configuration, not the nearest collapse.toml or pyproject.toml upwards from here.",
+    ),
+]  # fmt: skip
+Isolated = Annotated[
+    bool,
+    typer.Option("--isolated", envvar="COLLAPSE_ISOLATED", help="No configuration file at all."),
 ]
 Quiet = Annotated[
     bool,

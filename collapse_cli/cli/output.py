@@ -13,6 +13,7 @@ from collapse_cli.cli.request import choice
 from collapse_cli.errors import BadPolicy
 
 if TYPE_CHECKING:
+    from collapse_cli.cli.asked import Reporting
     from collapse_cli.core.report import Report
 
 __all__ = ["Destinations", "deliver", "has_color", "terminal_width", "write_text", "write_whole"]
@@ -28,6 +29,23 @@ class Destinations:
     color: str
     show_all: bool = False
     is_quiet: bool = False
+    show_suppressed: bool = False
+
+    @classmethod
+    def asked(cls, reporting: "Reporting", *, quiet: bool) -> "Destinations":
+        """What the flags of a command ask for.
+
+        Raises:
+            BadPolicy: as for `parsed`.
+        """
+        return cls.parsed(
+            reporting.format,
+            tuple(reporting.output or ()),
+            color=reporting.color,
+            show_all=reporting.show_all,
+            quiet=quiet,
+            show_suppressed=reporting.show_suppressed,
+        )
 
     @classmethod
     def parsed(
@@ -38,6 +56,7 @@ class Destinations:
         color: str,
         show_all: bool,
         quiet: bool,
+        show_suppressed: bool = False,
     ) -> "Destinations":
         """What `-f`, `-o` and `--color` ask for.
 
@@ -48,7 +67,8 @@ class Destinations:
 
         choice("--format", chosen, FORMATS)
         choice("--color", color, ("auto", "always", "never"))
-        return cls(chosen, tuple(_destination(word) for word in output), color, show_all, quiet)
+        files = tuple(_destination(word) for word in output)
+        return cls(chosen, files, color, show_all, quiet, show_suppressed)
 
 
 def _destination(word: str) -> tuple[str, Path]:
@@ -89,11 +109,12 @@ def deliver(report: "Report", to: Destinations) -> None:
         BadPolicy: a file cannot be written; what could be is written, stdout too.
     """
     from collapse_cli.render import RENDERERS, Look, verdict_line
+    from collapse_cli.render.verdict import has_suppressed
 
     unwritten = []
     for name, path in to.files:
         try:
-            write_whole(path, RENDERERS[name](report, Look(show_all=to.show_all)))
+            write_whole(path, RENDERERS[name](report, Look(show_all=to.show_all, show_suppressed=to.show_suppressed)))
         except BadPolicy as error:
             unwritten.append(error)
     is_terminal = sys.stdout.isatty()
@@ -103,10 +124,11 @@ def deliver(report: "Report", to: Destinations) -> None:
         has_color=has_color(to.color, is_terminal=is_terminal),
         show_all=to.show_all,
         is_quiet=to.is_quiet,
+        show_suppressed=to.show_suppressed,
     )
     is_machine = chosen not in ("table", "concise")
     write_text(RENDERERS[chosen](report, look), is_machine=is_machine)
-    if is_machine and not (to.is_quiet and report.verdict.outcome == "pass"):
+    if is_machine and not (to.is_quiet and report.verdict.outcome == "pass" and not has_suppressed(report)):
         say(verdict_line(report))
     if unwritten:
         raise unwritten[0]

@@ -60,8 +60,14 @@ def _timings(verbosity: int) -> "dict[str, object]":
 def _observer(*, quiet: bool, verbosity: int) -> "Observer":
     from collapse_cli.runs import Observer
 
-    notices = {} if quiet else {"notices": lambda text: say(f"notice: {text}")}
-    return Observer(ends=_problems, **notices, **_timings(verbosity))  # type: ignore[arg-type]
+    if quiet:
+        return Observer(ends=_problems, **_timings(verbosity))  # type: ignore[arg-type]
+    return Observer(
+        ends=_problems,
+        notices=lambda text: say(f"notice: {text}"),
+        warnings=lambda text: say(f"warning: {text}"),
+        **_timings(verbosity),  # type: ignore[arg-type]
+    )
 
 
 def _plain(*, quiet: bool, verbosity: int, show: bool) -> "Observer":

@@ -1,18 +1,24 @@
-"""What the flags ask for, checked: the policy and the roles that the user names."""
+"""What flags, variables and the configuration file ask for, checked: policy, options, and the roles of names."""
 
+import sys
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, final
 
+from collapse_cli.cli.options import byte_count, words
 from collapse_cli.errors import BadPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from collapse_cli.cli.asked import Judging, Measuring
+    from collapse_cli.configuration import Configuration
     from collapse_cli.core.policy import Policy
     from collapse_cli.core.site import Role
+    from collapse_cli.runs import ScanOptions
 
-__all__ = ["Mapping", "choice", "mapping", "policy"]
+__all__ = ["Mapping", "choice", "mapping", "no_empty_path", "policy", "scan_options"]
 
 
 @final
@@ -39,30 +45,73 @@ def choice(flag: str, given: str, allowed: "Iterable[str]") -> str:
 
 
 def policy(
-    *,
-    select: tuple[str, ...],
-    ignore: tuple[str, ...],
-    intent: str | None,
-    fail_on: str,
-    exit_zero: bool,
-    allow_partial: bool,
+    given: "Configuration", measuring: "Measuring", judging: "Judging | None" = None, *, is_known: bool = True
 ) -> "Policy":
-    """The policy that the flags describe.
+    """The policy that flags, variables and the configuration file describe; `is_known` says to read the baseline.
 
     Raises:
-        BadPolicy: an unknown intent or severity.
+        BadPolicy: an unknown intent or severity, or a baseline that cannot be read.
     """
+    from collapse_cli.baseline import read
+    from collapse_cli.cli.asked import Judging
     from collapse_cli.core.finding import Severity
     from collapse_cli.core.policy import INTENTS, Policy
 
+    judging = judging or Judging()
+    is_known = is_known and judging.baseline is not None and not judging.no_baseline
     return Policy(
-        intent=None if intent is None else choice("--intent", intent, INTENTS),
-        select=select,
-        ignore=ignore,
-        fail_on=Severity(choice("--fail-on", fail_on, list(Severity))),
-        exit_zero=exit_zero,
-        allow_partial=allow_partial,
+        intent=None if measuring.intent is None else choice("--intent", measuring.intent, INTENTS),
+        select=words(measuring.select),
+        ignore=words(measuring.ignore),
+        fail_on=Severity(choice("--fail-on", judging.fail_on, list(Severity))),
+        limits=given.limits,
+        accepted=given.accepted,
+        exit_zero=judging.exit_zero,
+        allow_partial=measuring.allow_partial,
+        baseline=read(Path(judging.baseline or "")) if is_known else None,
+        comparison=given.comparison,
+        file=None if given.file is None else given.file.as_posix(),
+        digest=given.digest,
     )
+
+
+def scan_options(given: "Configuration", measuring: "Measuring") -> "ScanOptions":
+    """How to measure, as flags, variables and the configuration file say.
+
+    Raises:
+        BadPolicy: a role, a kind or a size that does not exist.
+    """
+    from collapse_cli.runs import ScanOptions
+
+    mapped = mapping(words(measuring.roles))
+    held = None if measuring.kind is None else choice("--as", measuring.kind, ("checkpoint", "dump"))
+    return ScanOptions(
+        device=measuring.device,
+        seed=measuring.seed,
+        sites=words(measuring.sites),
+        ignore_sites=words(measuring.ignore_sites),
+        include=words(measuring.include),
+        exclude=words(measuring.exclude),
+        roles=mapped.tensors,
+        arrays=mapped.arrays,
+        kind="dump" if held == "dump" else "checkpoint" if held else None,
+        max_memory=byte_count(measuring.max_memory),
+        timeout=measuring.timeout,
+        plugins=not measuring.no_plugins,
+        base=given.folder,
+        subject_id=measuring.subject_id,
+        command=tuple(sys.argv[1:]),
+    )
+
+
+def no_empty_path(paths: "Iterable[str]") -> None:
+    """Nothing, if every path has a name.
+
+    Raises:
+        BadPolicy: a path is empty.
+    """
+    if "" in list(paths):
+        raise BadPolicy("PATH is empty", hint="is a variable of the calling script unset?")
 
 
 def mapping(given: tuple[str, ...]) -> Mapping:

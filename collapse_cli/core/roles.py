@@ -174,7 +174,7 @@ _TABLE: Final = (
     _role("mix", "samples", "weight of the first class of a mixed-up sample", is_shared=True),
     _role("factors", "samples factors", "ground-truth factors or attributes", numbers="integer", is_shared=True),
     _role("token_labels", "samples tokens", "class or concept of each token", numbers="integer", is_shared=True),
-    _role("correct", "samples attempts", "outcome of each attempt at a problem", numbers="boolean", is_shared=True),
+    _role("correct", "samples attempts", "outcome of each attempt at a problem", numbers="boolean"),
     _role("row_field", "rows", "field or frequency block of each embedding row", numbers="integer", is_shared=True),
     _role("label_distance", "classes classes", "semantic distance between classes", is_shared=True),
     _role("fine_labels", "samples", "finer classes nested in the labels", numbers="integer", is_shared=True),

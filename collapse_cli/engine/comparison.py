@@ -188,6 +188,7 @@ class _Reader:
             labels=self._lineup.labels,
             steps=self._lineup.steps,
             has_base=self._lineup.has_base,
+            kind=self._lineup.kind,
             seed=self._options.seed,
         )
 

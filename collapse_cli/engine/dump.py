@@ -16,9 +16,10 @@ from collapse_cli.core.metric import Measurement
 from collapse_cli.core.report import Coverage, Failure, Skip
 from collapse_cli.core.site import Role, Site
 from collapse_cli.engine.job import Results, Setting, is_out_of_memory
+from collapse_cli.engine.lanes import LANES, Feeder
 from collapse_cli.engine.options import Analysis, Options, Progress, acceptance, deadline, wanted_names
 from collapse_cli.errors import CollapseError, TimedOut
-from collapse_cli.kernels.accumulators import Batch
+from collapse_cli.kernels.accumulators import UNLABELLED, Batch
 from collapse_cli.kernels.needs import Feeding, Need, need
 from collapse_cli.kernels.views import Activations, Layers
 from collapse_cli.sources.dump import Dump, HookPoint
@@ -32,6 +33,10 @@ AnyDump = Dump | PairedDump
 
 #: Wider features are not accumulated: two float64 matrices of this side take 1 GiB.
 MAX_WIDTH = 8192
+#: From so many rows and up to so many columns on, two sets of accumulators take turns: fewer rows are done at once, and
+#: the products of wider ones keep two processors busy by themselves.
+LANE_ROWS, LANE_COLUMNS = 16384, 1100
+_LABEL_ROLES = frozenset({"labels", "fine_labels", "groups"})
 #: Site of analyzers that look at all layers together.
 LAYERS_SITE = "#layers"
 
@@ -158,21 +163,27 @@ def _tasks(
         for analyzer in analyzers:
             if not _shown(analyzer, kind) or not acceptance(analyzer, is_of_dumps=True).takes(roles):
                 continue
-            needs = [one for one in map(need, analyzer.needs) if set(one.roles) <= roles]
-            wide = [one for one in needs if _width(point, one) > MAX_WIDTH]
-            if wide:
+            # what is too wide takes the analyzer with it only where the analyzer cannot do without its roles
+            demanded = acceptance(analyzer, is_of_dumps=True).named_roles()
+            wide = [one for one in _fed_needs(analyzer, roles) if _width(point, one) > MAX_WIDTH]
+            if wide and any(set(one.roles) <= demanded for one in wide):
                 reason = f"width {_width(point, wide[0]):,} > {MAX_WIDTH:,}: its moments would not fit"
                 skips.append(Skip(analyzer.name, point.name, reason))
                 continue
             accepted.append(analyzer)
         if not accepted:
             continue
-        wanted = {name: need(name) for analyzer in accepted for name in analyzer.needs}
-        fed = tuple(one for one in wanted.values() if set(one.roles) <= roles)
+        wanted = {one.name: one for analyzer in accepted for one in _fed_needs(analyzer, roles)}
+        fed = tuple(one for one in wanted.values() if _width(point, one) <= MAX_WIDTH)
         named = {role for a in accepted for role in (*acceptance(a, is_of_dumps=True).named_roles(), *a.uses)}
         whole = tuple(role for role, array in point.arrays.items() if role in named and array.role.rows is None)
         tasks.append(_Task(point, tuple(accepted), fed, whole, order))
     return tasks, skips
+
+
+def _fed_needs(analyzer: Analyzer, roles: set[str]) -> list[Need]:
+    """The accumulators of an analyzer whose roles are offered."""
+    return [one for one in map(need, analyzer.needs) if set(one.roles) <= roles]
 
 
 def _width(point: HookPoint, one: Need) -> int:
@@ -200,7 +211,7 @@ def _accumulated(dump: AnyDump, task: _Task, setting: Setting, options: Options,
     order = (task.order, -1, 0, 0)
     for attempt in dict.fromkeys((device, torch.device("cpu"))):
         try:
-            view = _fed(dump, task, setting, options, attempt)
+            view = _fed(dump, task, setting, found, attempt)
         except TimedOut:
             raise
         except CollapseError as error:
@@ -216,7 +227,7 @@ def _accumulated(dump: AnyDump, task: _Task, setting: Setting, options: Options,
     return None
 
 
-def _fed(dump: AnyDump, task: _Task, setting: Setting, options: Options, device: torch.device) -> Activations:
+def _fed(dump: AnyDump, task: _Task, setting: Setting, found: Results, device: torch.device) -> Activations:
     point = task.point
     shapes = {role: tuple(array.shape) for role, array in point.arrays.items()} | _derived_shapes(dump, point)
     dtypes = {role: array.dtype for role, array in point.arrays.items()}
@@ -224,19 +235,20 @@ def _fed(dump: AnyDump, task: _Task, setting: Setting, options: Options, device:
     counts: dict[str, tuple[int, int]] = {}
     # generated samples before the reference: what is compared with them row by row finds them finished
     for population in ("samples", "reference"):
-        feeding = Feeding(options.seed, dump.metadata, shapes, dtypes, dict(finished))
+        feeding = Feeding(setting.seed, dump.metadata, shapes, dtypes, dict(finished))
         wanted = [one for one in task.needs if task.population(one.roles[0]) == population]
-        made = {one.name: one.make(feeding) for one in wanted}
+        made = [{one.name: one.make(feeding) for one in wanted} for _ in range(_lanes(task, population, device))]
         rows = finite = 0
-        for batch in _batches(dump, task, population, device):
-            setting.check()
-            # blocks that stay in the cache: every accumulator takes one before the next is touched
-            for block in batch.blocks():
-                for accumulator in made.values():
-                    accumulator.update(block)
-            rows += batch.count
-            finite += int(batch.finite().sum())
-        finished |= made
+        unusual: dict[str, set[int]] = {}
+        with Feeder(made) as feeder:
+            for batch in _batches(dump, task, population, device):
+                setting.check()
+                feeder.feed(batch)
+                _note_negative(batch, unusual)
+                rows += batch.count
+                finite += batch.finite_count()
+        found.notices += [_says_negative(point.name, role, labels) for role, labels in unusual.items()]
+        finished |= feeder.finished
         counts[population] = rows, finite
     rows, finite = counts["samples"] if counts["samples"][0] else counts["reference"]
     return Activations(
@@ -248,8 +260,34 @@ def _fed(dump: AnyDump, task: _Task, setting: Setting, options: Options, device:
         metadata=dump.metadata,
         rows=rows,
         finite_rows=finite,
-        seed=options.seed,
+        seed=setting.seed,
     )
+
+
+def _note_negative(batch: Batch, unusual: dict[str, set[int]]) -> None:
+    """Keeps some of the negative labels that do not mark rows without a label."""
+    for role in _LABEL_ROLES & batch.roles.keys():
+        labels = batch.roles[role]
+        if labels.numel() and not labels.is_floating_point() and int(labels.min()) < 0:
+            found = set(torch.unique(labels[labels < 0]).tolist()) - set(UNLABELLED)
+            if found:
+                unusual[role] = set(sorted(unusual.get(role, set()) | found)[-3:])
+
+
+def _says_negative(site: str, role: str, labels: set[int]) -> str:
+    named = ", ".join(str(label) for label in sorted(labels, reverse=True))
+    marks = " and ".join(str(mark) for mark in UNLABELLED)
+    return f"{role} of {site} has the values {named}: each is a class of its own, only {marks} mark rows without one"
+
+
+def _lanes(task: _Task, population: str, device: torch.device) -> int:
+    """How many sets of accumulators take turns: several where many narrow rows would not keep two processors busy."""
+    arrays = [task.point.arrays[role] for role in task.roles if task.population(role) == population]
+    rows = max((array.shape[0] for array in arrays), default=0)
+    columns = sum(_columns(array.shape) for array in arrays)
+    # what was finished before, which the reference is compared with, is for one thread
+    is_shared = population != "samples" or device.type != "cpu"
+    return 1 if is_shared or rows < LANE_ROWS or columns > LANE_COLUMNS else LANES
 
 
 def _derived_shapes(dump: AnyDump, point: HookPoint) -> dict[str, tuple[int, ...]]:
@@ -317,7 +355,7 @@ def _analysis(
         tuple(said),
         tuple(result for result in results if isinstance(result, Failure)),
         Coverage(len(dump.points) + len(paired), len(tasks), len(found.read)),
-        (caveat,) if caveat else (),
+        (*((caveat,) if caveat else ()), *found.notices),
         dict(found.seconds),
     )
 

@@ -45,13 +45,14 @@ class Setting:
 @final
 @dataclass(slots=True)
 class Results:
-    """What jobs found out: results with their place in the report, content hashes, derived sites, names read."""
+    """What jobs found out: results and their place in the report, content hashes, derived sites, what was read."""
 
     results: list[tuple[Order, Result]] = field(default_factory=list)
     hashes: dict[str, tuple[str, bool]] = field(default_factory=dict)
     derived: dict[str, Site] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     read: set[str] = field(default_factory=set)
+    notices: list[str] = field(default_factory=list)
 
     def merge(self, other: "Results") -> None:
         """Take in what another job found."""
@@ -61,6 +62,7 @@ class Results:
         for name, spent in other.seconds.items():
             self.seconds[name] = self.seconds.get(name, 0.0) + spent
         self.read |= other.read
+        self.notices += other.notices
 
     def show(self, view: Any, analyzer: Analyzer, order: tuple[int, int], setting: Setting) -> None:
         """Run one analyzer on one view; whatever goes wrong is a failure of this analyzer at this site alone.

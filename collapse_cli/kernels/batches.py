@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-__all__ = ["STRUCTURED", "UNLABELLED", "Batch", "finite_rows", "row_hash"]
+__all__ = ["STRUCTURED", "UNLABELLED", "Batch", "finite_rows", "outer_products", "row_hash", "symmetric"]
 
 T = TypeVar("T")
 
@@ -68,6 +68,8 @@ class Batch:
         self.count = next(iter(counts.values()))
         self._start, self._indices = start, indices
         self._memo: dict[Hashable, Any] = {}
+        self._whole: tuple[Batch, slice] | None = None
+        self._room: dict[Hashable, Tensor] | None = None
 
     def _once(self, key: Hashable, quantity: Callable[[], T]) -> T:
         if key not in self._memo:
@@ -75,8 +77,14 @@ class Batch:
         result: T = self._memo[key]
         return result
 
-    def blocks(self) -> Iterator["Batch"]:
-        """The same rows in pieces that stay in the cache: feed these, several times faster than the whole at once."""
+    def blocks(self, room: dict[Hashable, Tensor] | None = None) -> Iterator["Batch"]:
+        """The same rows in pieces that stay in the cache: feed these, several times faster than the whole at once.
+
+        What costs the same for many rows as for few, which rows are finite and which classes there are, the pieces know
+        from the whole. They take turns in the memory `room`, which the next batch may be given again: the float64
+        matrices of a block hold until the next block is asked for.
+        """
+        room = {} if room is None else room
         widest = max(tensor[0:1].numel() for tensor in self.roles.values()) if self.count else 1
         least = 1 if STRUCTURED & self.roles.keys() else _BLOCK_ROWS
         step = max(least, _BLOCK_ENTRIES // max(widest, 1))
@@ -84,7 +92,9 @@ class Batch:
             rows = slice(first, first + step)
             indices = None if self._indices is None else self._indices[rows]
             pieces = {role: tensor[rows] for role, tensor in self.roles.items()}
-            yield Batch(pieces, start=self._start + first, indices=indices)
+            block = Batch(pieces, start=self._start + first, indices=indices)
+            block._whole, block._room = (self, rows), room
+            yield block
 
     @property
     def device(self) -> torch.device:
@@ -102,6 +112,9 @@ class Batch:
         """Which rows are finite in all floating roles that are not sequences."""
 
         def mask() -> Tensor:
+            if self._whole is not None:
+                whole, rows = self._whole
+                return whole.finite()[rows]
             result = torch.ones(self.count, dtype=torch.bool, device=self.device)
             for role, tensor in self.roles.items():
                 if role in STRUCTURED:
@@ -112,7 +125,10 @@ class Batch:
         return self._once("finite", mask)
 
     def _is_all_finite(self) -> bool:
-        return self._once("all finite", lambda: bool(self.finite().all()))
+        return self._once(
+            "all finite",
+            lambda: (self._whole is not None and self._whole[0]._is_all_finite()) or bool(self.finite().all()),
+        )
 
     def selected(self, role: str) -> Tensor:
         """The finite rows of a role as they are stored."""
@@ -127,20 +143,44 @@ class Batch:
         """The finite rows of a role in float64, one flat row per sample."""
 
         def upcast() -> Tensor:
-            chosen = self.selected(role)
-            return chosen.reshape(chosen.shape[0], -1 if chosen.shape[0] else _width(chosen)).to(torch.float64)
+            flat = self._flat(role)
+            return flat if flat.dtype is torch.float64 else self._copied(role, "rows")
 
         return self._once(("rows", role), upcast)
 
+    def finite_count(self) -> int:
+        """How many rows are finite."""
+        return self.count if self._is_all_finite() else int(self.finite().sum())
+
+    def _flat(self, role: str) -> Tensor:
+        chosen = self.selected(role)
+        return chosen.reshape(chosen.shape[0], -1 if chosen.shape[0] else _width(chosen))
+
+    def _copied(self, role: str, purpose: str) -> Float[Tensor, "finite features"]:
+        """The finite rows in float64, to be changed in place: two copies in the cache cost less than a third matrix."""
+        flat = self._flat(role)
+        return self._memory((purpose, role), *flat.shape).copy_(flat)
+
+    def _memory(self, key: Hashable, rows: int, columns: int) -> Float[Tensor, "rows columns"]:
+        """A float64 matrix to write to, zero at first; blocks write to the same."""
+        kept = None if self._room is None else self._room.get(key)
+        if kept is None or kept.shape[0] < rows or kept.shape[1] != columns or kept.device != self.device:
+            # not all rows of a block need be finite, and those of the next may be
+            kept = torch.zeros(max(rows, self.count), columns, dtype=torch.float64, device=self.device)
+            if self._room is not None:
+                self._room[key] = kept
+        result: Tensor = kept[:rows]
+        return result
+
     def mean(self, role: str) -> Float[Tensor, " features"]:
         """The mean of the finite rows: the shift of every accumulator that begins with this batch."""
-        return self._once(("mean", role), lambda: self.rows(role).mean(0))
+        return self._once(("mean", role), lambda: self._flat(role).double().mean(0))
 
     def shifted(self, role: str, shift: Float[Tensor, " features"]) -> Float[Tensor, "finite features"]:
         """Rows about a shift: x − c."""
         known = self._memo.get(("shifted", role))
         if known is None or not torch.equal(known[0], shift):
-            known = self._memo["shifted", role] = (shift, self.rows(role) - shift)
+            known = self._memo["shifted", role] = shift, self._copied(role, "shifted").sub_(shift)
             self._memo.pop(("scatter", role), None)
             self._memo.pop(("shifted norms", role), None)
         result: Tensor = known[1]
@@ -149,19 +189,28 @@ class Batch:
     def shifted_squares(self, role: str, shift: Float[Tensor, " features"]) -> Float[Tensor, " finite"]:
         """‖x − c‖²."""
         shifted = self.shifted(role, shift)
-        return self._once(("shifted norms", role), lambda: _squared_norms(shifted))
+        return self._once(("shifted norms", role), lambda: _lengths(shifted).square_())
+
+    def upper_scatter(self, role: str, shift: Float[Tensor, " features"]) -> Float[Tensor, "features features"]:
+        """Σ(x − c)(x − c)ᵀ of this batch in its upper triangle; added to, never written to, by its readers."""
+        shifted = self.shifted(role, shift)
+
+        def products() -> Tensor:
+            width = shifted.shape[1]
+            return outer_products(shifted, self._memory(("scatter", role), width, width), keep=0.0)
+
+        return self._once(("scatter", role), products)
 
     def scatter(self, role: str, shift: Float[Tensor, " features"]) -> Float[Tensor, "features features"]:
-        """Σ(x − c)(x − c)ᵀ of this batch; added to, never written to, by its readers."""
-        shifted = self.shifted(role, shift)
-        return self._once(("scatter", role), lambda: _outer_products(shifted))
+        """Σ(x − c)(x − c)ᵀ of this batch."""
+        return symmetric(self.upper_scatter(role, shift))
 
     def norms(self, role: str) -> Float[Tensor, " finite"]:
         """Lengths of the rows, ‖x‖."""
 
         def lengths() -> Tensor:
-            result: Tensor = torch.linalg.vector_norm(self.rows(role), dim=1)
-            return result
+            is_upcast = ("rows", role) in self._memo
+            return _lengths(self.rows(role) if is_upcast else self._copied(role, "units"))
 
         return self._once(("norms", role), lengths)
 
@@ -169,29 +218,24 @@ class Batch:
         """x/‖x‖; a zero row stays zero and so adds nothing to a sum."""
 
         def units() -> Tensor:
-            norms = self.norms(role)
-            directions: Tensor = self.rows(role) * torch.where(norms > 0.0, norms, 1.0).reciprocal()[:, None]
-            return directions
+            rows = self._copied(role, "units")
+            norms = self._once(("norms", role), lambda: _lengths(rows))
+            return rows.mul_(torch.where(norms > 0.0, norms, 1.0).reciprocal_()[:, None])
 
         return self._once(("units", role), units)
-
-    def unit_gram(self, role: str) -> Float[Tensor, "features features"]:
-        """Σzzᵀ of this batch."""
-        units = self.unit_rows(role)
-        return self._once(("unit gram", role), lambda: _outer_products(units))
 
     def classes(self, role: str) -> tuple[Int[Tensor, " classes"], Int[Tensor, " labelled"], Tensor | None]:
         """Sorted labels of this batch, the place among them of every labelled row, and which finite rows are labelled.
 
-        The last is None when all are.
+        The last is None when all are. A block gives the labels of the whole batch, some of which its rows may lack.
         """
 
         def grouped() -> tuple[Tensor, Tensor, Tensor | None]:
-            labels = self.selected(role).reshape(-1).long()
-            is_labelled = (labels != UNLABELLED[0]) & (labels != UNLABELLED[1])
-            mask = None if bool(is_labelled.all()) else is_labelled
-            found, place = torch.unique(labels if mask is None else labels[mask], return_inverse=True)
-            return found, place, mask
+            whole, rows = self._whole or (self, slice(None))
+            found, places = whole._once(("places", role), lambda: _class_places(whole.roles[role], whole.finite()))
+            own = places[rows] if self._is_all_finite() else places[rows][self.finite()]
+            is_labelled = own >= 0
+            return (found, own, None) if bool(is_labelled.all()) else (found, own[is_labelled], is_labelled)
 
         return self._once(("classes", role), grouped)
 
@@ -205,7 +249,11 @@ class Batch:
         """Two disjoint batches by one bit of the hash of the row, or of the role that keeps rows together."""
 
         def split() -> tuple[Batch, Batch]:
-            keys = self.indices if by is None else self.roles[by].reshape(-1)
+            keys = self.indices
+            if by is not None:
+                groups = self.roles[by].reshape(-1).long()
+                # rows of no group are no group
+                keys = torch.where((groups == UNLABELLED[0]) | (groups == UNLABELLED[1]), keys, groups)
             # another stream than the sample's, whose smallest hashes would share their bits
             bit = (row_hash(keys, seed ^ 0x5EED_F01D) & 1).bool()
             return self.where(~bit), self.where(bit)
@@ -213,9 +261,22 @@ class Batch:
         return self._once(("halves", seed, by), split)
 
 
+def _class_places(
+    labels: Tensor, is_finite: Bool[Tensor, " samples"]
+) -> tuple[Int[Tensor, " classes"], Int[Tensor, " samples"]]:
+    """Sorted labels of the finite rows, and the place of every row among them, −1 where it has none."""
+    flat = labels.reshape(-1).long()
+    has_class = is_finite & (flat != UNLABELLED[0]) & (flat != UNLABELLED[1])
+    found, place = torch.unique(flat[has_class], return_inverse=True)
+    return found, torch.full_like(flat, -1).masked_scatter_(has_class, place)
+
+
 def finite_rows(tensor: Tensor, *, is_logit: bool = False) -> Bool[Tensor, " samples"]:
     """Which rows have finite entries only, of magnitude below 2²⁴⁰; integers always have."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
+        return torch.ones(tensor.shape[0], dtype=torch.bool, device=tensor.device)
+    # a sum with a NaN or an infinity among its terms is not finite, and only float64 reaches 2²⁴⁰
+    if tensor.dtype is not torch.float64 and bool(tensor.sum().isfinite()):
         return torch.ones(tensor.shape[0], dtype=torch.bool, device=tensor.device)
     # both extremes of a row with a NaN are NaN, and no comparison with NaN holds; `aminmax` takes nine times as long
     flat = tensor.reshape(tensor.shape[0], -1)
@@ -224,24 +285,30 @@ def finite_rows(tensor: Tensor, *, is_logit: bool = False) -> Bool[Tensor, " sam
     return is_low_fine & (high < _LARGEST_ENTRY)
 
 
-def _outer_products(rows: Float[Tensor, "samples features"]) -> Float[Tensor, "features features"]:
-    """Σxxᵀ; of a narrow one only the upper blocks are multiplied, three quarters of the time on one thread."""
+def outer_products(
+    rows: Float[Tensor, "samples features"], total: Float[Tensor, "features features"], *, keep: float = 1.0
+) -> Float[Tensor, "features features"]:
+    """`total` with Σxxᵀ added to `keep` times what it was, right in its upper triangle: `symmetric` makes it whole.
+
+    Of a narrow one only the upper blocks are multiplied, in little more than half the time.
+    """
     width = rows.shape[1]
-    if not _TILE < width <= 8 * _TILE or rows.is_cuda:
-        whole: Tensor = rows.T @ rows
-        return whole
-    result = rows.new_empty(width, width)
-    for first in range(0, width, _TILE):
-        after = first + _TILE
-        strip = rows[:, first:after].T @ rows[:, first:]
-        result[first:after, first:] = strip
-        result[after:, first:after] = strip[:, _TILE:].T
-    return result
+    step = _TILE if _TILE < width <= 8 * _TILE and not rows.is_cuda else max(width, 1)
+    for first in range(0, width, step):
+        after = first + step
+        total[first:after, first:].addmm_(rows[:, first:after].T, rows[:, first:], beta=keep)
+    return total
 
 
-def _squared_norms(rows: Float[Tensor, "samples features"]) -> Float[Tensor, " samples"]:
+def symmetric(upper: Float[Tensor, "features features"]) -> Float[Tensor, "features features"]:
+    """The symmetric matrix with this upper triangle."""
+    above = upper.triu(1)
+    return above + above.T + upper.diagonal().diag()
+
+
+def _lengths(rows: Float[Tensor, "samples features"]) -> Float[Tensor, " samples"]:
     norms: Tensor = torch.linalg.vector_norm(rows, dim=1)
-    return norms.square_()
+    return norms
 
 
 def _width(tensor: Tensor) -> int:

@@ -14,7 +14,6 @@ from collapse_cli.errors import NotConverged
 
 __all__ = [
     "centred_means",
-    "class_distance_ratios",
     "class_mean_rank",
     "class_separation",
     "leave_one_out_factor",
@@ -57,17 +56,6 @@ def within_class_variability(
         return None
     spread = ((directions @ within_covariance) * directions).sum(1).clamp_min(0.0)
     return float((spread / lengths.square()).sum())
-
-
-def class_distance_ratios(
-    means: Float[Tensor, "classes features"], variances: Float[Tensor, " classes"], *, power: float = 1.0
-) -> Float[Tensor, " pairs"]:
-    """CDNV (V_i+V_j)/(2‖m_i−m_j‖²ᵖ) of all pairs i < j; infinite where two means are equal (Galanti et al. 2022)."""
-    first, second = torch.triu_indices(means.shape[0], means.shape[0], 1)
-    squares = torch.cat(
-        [(means[a] - means[b]).square().sum(1) for a, b in zip(first.chunk(64), second.chunk(64), strict=True)]
-    )
-    return (variances[first] + variances[second]) / (2.0 * squares**power)
 
 
 def class_mean_rank(means: Float[Tensor, "classes features"]) -> float:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from collapse_cli.kernels.batches import Batch
+from collapse_cli.kernels.batches import Batch, outer_products, symmetric
 from collapse_cli.kernels.class_slots import ClassSlots, grown
 
 __all__ = ["ClassMoments"]
@@ -33,7 +33,7 @@ class ClassMoments:
 
     def update(self, batch: Batch) -> None:
         """Adds the finite, labelled rows of a batch."""
-        if batch.rows(self.role).shape[0] == 0:
+        if batch.finite_count() == 0:
             return
         if self._shift.numel() == 0:
             self._begin(batch.mean(self.role))
@@ -43,10 +43,10 @@ class ClassMoments:
         rows, units = batch.shifted(self.role, self._shift), batch.unit_rows(self.role)
         squares, is_unit = batch.shifted_squares(self.role, self._shift), batch.norms(self.role) > 0.0
         if is_labelled is None:
-            self._scatter += batch.scatter(self.role, self._shift)
+            self._scatter += batch.upper_scatter(self.role, self._shift)
         else:
             rows, units, squares, is_unit = (part[is_labelled] for part in (rows, units, squares, is_unit))
-            self._scatter.addmm_(rows.T, rows)
+            outer_products(rows, self._scatter)
         self.count += rows.shape[0]
         slots = self._room(labels)[place]
         self._counts.index_add_(0, slots, torch.ones_like(slots))
@@ -142,22 +142,12 @@ class ClassMoments:
     def centred_scatter(self) -> Float[Tensor, "features features"]:
         """Σ(x − x̄)(x − x̄)ᵀ over the labelled rows, x̄ their mean."""
         total = self._sums.sum(0)
-        return (self._scatter - torch.outer(total, total) / max(self.count, 1)).cpu()
+        return (symmetric(self._scatter) - torch.outer(total, total) / max(self.count, 1)).cpu()
 
     @property
     def within_scatter(self) -> Float[Tensor, "features features"]:
         """W = ΣΣ(x − m_k)(x − m_k)ᵀ = G − Σ S_kS_kᵀ/n_k, over all classes, small ones included; Σ_W is W/N."""
         if self.count == 0:
-            return self._scatter.cpu()
+            return symmetric(self._scatter).cpu()
         scaled = self._sums[: self._slots.count] / self._counts[: self._slots.count, None].double().sqrt()
-        return (self._scatter - scaled.T @ scaled).cpu()
-
-    @property
-    def between_scatter(self) -> Float[Tensor, "features features"]:
-        """Σ n_k(m_k − x̄)(m_k − x̄)ᵀ: what is left of the centred scatter without W."""
-        if self.count == 0:
-            return self._scatter.cpu()
-        used = self._slots.count
-        counts = self._counts[:used, None].double()
-        centred = (self._sums[:used] / counts - self._sums.sum(0) / self.count) * counts.sqrt()
-        return (centred.T @ centred).cpu()
+        return (symmetric(self._scatter) - scaled.T @ scaled).cpu()

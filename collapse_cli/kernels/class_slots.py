@@ -17,9 +17,15 @@ class ClassSlots:
         self.count = 0
         self._labels = torch.zeros(0, dtype=torch.int64)
         self._slots = torch.zeros(0, dtype=torch.int64)
+        self._latest: tuple[Tensor, Tensor] | None = None
 
     def places(self, labels: Int[Tensor, " found"]) -> Int[Tensor, " found"]:
-        """The slots of distinct labels; new ones are added."""
+        """The slots of distinct labels; new ones are added. A tensor of labels is looked up once in a row."""
+        if self._latest is None or self._latest[0] is not labels:
+            self._latest = labels, self._looked_up(labels)
+        return self._latest[1]
+
+    def _looked_up(self, labels: Int[Tensor, " found"]) -> Int[Tensor, " found"]:
         known = self._labels.to(labels.device)
         is_new = ~torch.isin(labels, known)
         new = labels[is_new]

@@ -1,7 +1,7 @@
 """What an analyzer of pairs, pools and runs is handed: one site in several checkpoints or dumps, or their reports."""
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, final
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, final
 
 from collapse_cli.core.site import Site
 from collapse_cli.kernels.views import Activations, Weight, site_generator
@@ -21,7 +21,7 @@ class Comparison:
     """The same effective weight in two or more checkpoints, all of one shape.
 
     A pair is before and after; a pool is a base and its descendants, unordered (`base` is None where there is none);
-    a series is ordered, with a step for each member. `labels` name the members as reports do.
+    a series is ordered, with a step for each member; `kind` says which it is. `labels` name the members as reports do.
     """
 
     def __init__(
@@ -32,9 +32,10 @@ class Comparison:
         labels: tuple[str, ...],
         steps: tuple[float, ...] = (),
         has_base: bool = True,
+        kind: Literal["pair", "pool", "series"] = "pair",
         seed: int = 0,
     ) -> None:
-        self.site, self.members, self.labels, self.seed = site, members, labels, seed
+        self.site, self.members, self.labels, self.kind, self.seed = site, members, labels, kind, seed
         self.steps, self.has_base = steps or tuple(float(place) for place in range(len(labels))), has_base
         self._memo: dict[Callable[[Comparison], Any], Any] = {}
 

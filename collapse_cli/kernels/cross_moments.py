@@ -102,16 +102,6 @@ class CrossMoments:
         self.product += 4.0 * float(delta @ cross @ epsilon) + 2.0 * ee * along_left + 2.0 * dd * along_right
 
     @property
-    def left_mean(self) -> Float[Tensor, " left"]:
-        """x̄."""
-        return (self._left_shift + self._left_sum / max(self.count, 1)).cpu()
-
-    @property
-    def right_mean(self) -> Float[Tensor, " right"]:
-        """ȳ."""
-        return (self._right_shift + self._right_sum / max(self.count, 1)).cpu()
-
-    @property
     def left_sum(self) -> Float[Tensor, " left"]:
         """Σ(x − c)."""
         return self._left_sum.cpu()

@@ -12,8 +12,6 @@ from collapse_cli.kernels.precision import used_mantissa_bits
 
 __all__ = ["Extremes"]
 
-#: Bins of the norms: 64 per factor of two, hence ±.55 %, from 2⁻¹⁶⁰ (beyond float32) to 2¹⁶⁰.
-_BINS_PER_OCTAVE, _OCTAVES = 64, 160
 _MANTISSA_BITS = {torch.bfloat16: 7, torch.float16: 10, torch.float32: 23, torch.float64: 52}
 #: Entries below which few used mantissa bits are an accident.
 _FEW_ENTRIES = 256
@@ -26,8 +24,7 @@ class Extremes:
     """Over the finite rows of a role: per feature minimum, maximum, exact zeros and Σulp²/12; per row what is special.
 
     `count` finite rows, of which `zero_rows` are exactly zero; `non_finite_rows` of this role have a NaN or an
-    infinity and are in nothing else. `distinct` counts different rows by 64-bit hashes. `norm_counts` is a histogram of
-    ‖x‖ with 64 bins per factor of two.
+    infinity and are in nothing else. `distinct` counts different rows by 64-bit hashes.
     """
 
     def __init__(self, role: str = "features") -> None:
@@ -37,7 +34,6 @@ class Extremes:
         self._stored_bits = self._used_bits = 0
         self._minimum = self._maximum = self._powers = torch.zeros(0, dtype=torch.float64)
         self._zeros = torch.zeros(0, dtype=torch.int64)
-        self._norm_counts = torch.zeros(2 * _BINS_PER_OCTAVE * _OCTAVES, dtype=torch.int64)
 
     def update(self, batch: Batch) -> None:
         """Adds the finite rows of a batch, and counts the others."""
@@ -58,7 +54,6 @@ class Extremes:
         self._used_bits = max(self._used_bits, _used_bits(batch.selected(self.role)))
         self.zero_rows += int(is_zero.all(1).sum())
         self.distinct.add(content_hash(batch.selected(self.role)))
-        self._norm_counts += _binned(batch.norms(self.role))
 
     def merge(self, other: "Extremes") -> None:
         """Adds all rows of another accumulator of the same role."""
@@ -80,14 +75,12 @@ class Extremes:
         self._used_bits = max(self._used_bits, other._used_bits)
         self.zero_rows += other.zero_rows
         self.distinct.merge(other.distinct)
-        self._norm_counts += other._norm_counts.to(device)
 
     def _begin(self, rows: Float[Tensor, "some features"]) -> None:
         width = rows.shape[1]
         self._minimum, self._maximum = rows.new_full((width,), torch.inf), rows.new_full((width,), -torch.inf)
         self._powers = rows.new_zeros(width)
         self._zeros = torch.zeros(width, dtype=torch.int64, device=rows.device)
-        self._norm_counts = self._norm_counts.to(rows.device)
 
     @property
     def minimum(self) -> Float[Tensor, " features"]:
@@ -116,19 +109,6 @@ class Extremes:
         """Σulp(x)²/12 of every feature: the variance that rounding to `mantissa_bits` adds, times the rows."""
         return (self._powers * (4.0**-self.mantissa_bits / 12.0)).cpu()
 
-    @property
-    def norm_counts(self) -> Int[Tensor, " bins"]:
-        """How many rows that are not zero have ‖x‖ in bin i, from 2^((i − 10240)/64) to 2^((i − 10239)/64)."""
-        return self._norm_counts.cpu()
-
-    def norm_quantile(self, share: float) -> float:
-        """The norm that this share of the rows does not exceed, ±.55 %; 0 where it falls among the zero rows."""
-        wanted = share * self.count - self.zero_rows
-        if self.count == 0 or wanted <= 0.0:
-            return 0.0
-        place = int(torch.searchsorted(self.norm_counts.cumsum(0).double(), wanted))
-        return float(2.0 ** ((place + 0.5) / _BINS_PER_OCTAVE - _OCTAVES))
-
 
 def _squared_powers(rows: Float[Tensor, "samples features"], dtype: torch.dtype) -> Float[Tensor, " features"]:
     """Σ(2^⌊log₂|x|⌋)² of every feature; the ulp is this power over 2 to the mantissa bits, and none at zero."""
@@ -144,9 +124,3 @@ def _used_bits(rows: Tensor) -> int:
         single = rows.float()
         return used_mantissa_bits(single) if bool((single.double() == rows).all()) else 52
     return used_mantissa_bits(rows) if rows.dtype is torch.float32 else _MANTISSA_BITS.get(rows.dtype, 52)
-
-
-def _binned(norms: Float[Tensor, " samples"]) -> Int[Tensor, " bins"]:
-    bins = 2 * _BINS_PER_OCTAVE * _OCTAVES
-    places = (torch.log2(norms[norms > 0.0]) + _OCTAVES).mul_(_BINS_PER_OCTAVE).floor_().long().clamp_(0, bins - 1)
-    return torch.bincount(places, minlength=bins)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from collapse_cli.kernels.batches import Batch
+from collapse_cli.kernels.batches import Batch, outer_products, symmetric
 
 __all__ = ["Moments"]
 
@@ -40,21 +40,21 @@ class Moments:
 
     def update(self, batch: Batch) -> None:
         """Adds the finite rows of a batch."""
-        rows = batch.rows(self.role)
-        if rows.shape[0] == 0:
+        if batch.finite_count() == 0:
             return
         if self.count == 0:
             self._begin(batch.mean(self.role))
         shifted, squares = batch.shifted(self.role, self._shift), batch.shifted_squares(self.role, self._shift)
-        norms, units = batch.norms(self.role), batch.unit_rows(self.role)
-        self.count += rows.shape[0]
-        self._sum += shifted.sum(0)
-        self._scatter += batch.scatter(self.role, self._shift)
-        self._weighted_sum += squares @ shifted
+        units, norms = batch.unit_rows(self.role), batch.norms(self.role)
+        self.count += shifted.shape[0]
+        self._scatter += batch.upper_scatter(self.role, self._shift)
+        total, weighted = torch.stack((torch.ones_like(squares), squares)) @ shifted
+        self._sum += total
+        self._weighted_sum += weighted
         self.fourth += float(squares @ squares)
         self.unit_count += int(torch.count_nonzero(norms))
-        self._unit_sum += units.sum(0)
-        self._unit_gram += batch.unit_gram(self.role)
+        self._unit_sum.addmv_(units.T, torch.ones_like(norms))
+        outer_products(units, self._unit_gram)
         self.norm_sum += float(norms.sum())
         self.squared_norm_sum += float(norms @ norms)
 
@@ -86,7 +86,9 @@ class Moments:
     def _about(self, shift: Float[Tensor, " features"]) -> tuple[Tensor, Tensor, Tensor, float]:
         """`sum`, `scatter`, `weighted_sum` and `fourth` about another shift: x − c₁ = (x − c₂) + δ, δ = c₂ − c₁."""
         device, n = shift.device, self.count
-        total, scatter, weighted = (part.to(device) for part in (self._sum, self._scatter, self._weighted_sum))
+        total, scatter, weighted = (
+            part.to(device) for part in (self._sum, symmetric(self._scatter), self._weighted_sum)
+        )
         step = self._shift.to(device) - shift
         squares, step_square, along = scatter.trace(), step @ step, total @ step
         moved_sum = total + n * step
@@ -110,7 +112,7 @@ class Moments:
     @property
     def scatter(self) -> Float[Tensor, "features features"]:
         """G = Σ(x − c)(x − c)ᵀ."""
-        return self._scatter.cpu()
+        return symmetric(self._scatter).cpu()
 
     @property
     def weighted_sum(self) -> Float[Tensor, " features"]:
@@ -125,7 +127,7 @@ class Moments:
     @property
     def unit_gram(self) -> Float[Tensor, "features features"]:
         """U = Σzzᵀ."""
-        return self._unit_gram.cpu()
+        return symmetric(self._unit_gram).cpu()
 
     @property
     def mean(self) -> Float[Tensor, " features"]:
@@ -135,10 +137,10 @@ class Moments:
     @property
     def centred_scatter(self) -> Float[Tensor, "features features"]:
         """G_c = Σ(x − x̄)(x − x̄)ᵀ = G − ssᵀ/N; the covariance is G_c/(N−1)."""
-        return (self._scatter - torch.outer(self._sum, self._sum) / max(self.count, 1)).cpu()
+        return (symmetric(self._scatter) - torch.outer(self._sum, self._sum) / max(self.count, 1)).cpu()
 
     @property
     def uncentred_gram(self) -> Float[Tensor, "features features"]:
         """XᵀX = G + scᵀ + csᵀ + Nccᵀ."""
         cross = torch.outer(self._sum, self._shift)
-        return (self._scatter + cross + cross.T + self.count * torch.outer(self._shift, self._shift)).cpu()
+        return (symmetric(self._scatter) + cross + cross.T + self.count * torch.outer(self._shift, self._shift)).cpu()

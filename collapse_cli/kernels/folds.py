@@ -27,7 +27,8 @@ class Folds(Generic[A]):
     """Two accumulators of one kind, each fed with its own half of the rows.
 
     Which half is one bit of hash(seed, row index), so neither the order nor the size of batches matters. `by` names the
-    role whose value is hashed instead: rows with the same object id then stay together.
+    role whose value is hashed instead: rows with the same object id then stay together; rows marked −1 or −100 stand
+    alone.
     """
 
     def __init__(self, kind: Callable[[], A], *, seed: int = 0, by: str | None = None) -> None:

@@ -11,21 +11,44 @@ from types import MappingProxyType
 from typing import Any, Final, final
 
 from collapse_cli.kernels.accumulators import (
+    Attempts,
+    AttentionMarginals,
+    AttentionRows,
+    CategoricalPosterior,
+    ChannelMoments,
     ClassMoments,
+    Counts,
     CrossMoments,
     Extremes,
     Folds,
+    GaussianPosterior,
+    HeadGram,
+    LengthBins,
+    LogitColumns,
+    LogitRows,
     Moments,
+    NearestTraining,
+    Quantiles,
     Sample,
+    SoftAssignments,
+    SoftmaxAbsorption,
+    TokenMoments,
+    TokenSample,
+    TopEntries,
+    UnitActivity,
 )
+from collapse_cli.kernels.attention_visibility import Visibility
 from collapse_cli.kernels.batches import STRUCTURED
+from collapse_cli.kernels.counts import chosen_experts
 from collapse_cli.kernels.reservoir import UNIFORM_ROWS
+from collapse_cli.kernels.softmax_absorption import loss_dtype
+from collapse_cli.kernels.token_layout import grid_sides, leading_tokens
 
 __all__ = ["Feeding", "Need", "need"]
 
 _NAME = re.compile(r"(\w+)(?:\((.*)\))?")
-#: Rows of `samples` and `reference` that are kept: two sets are compared exactly up to here.
-SET_ROWS: Final = 50_000
+#: Rows of `samples` and `reference` that are kept: 50,000 would be compared as exactly, and take half an hour.
+SET_ROWS: Final = 10_000
 #: Bytes of the rows that one sample keeps; long token rows are fewer.
 _SAMPLE_BYTES: Final = 1 << 30
 _DTYPE_BYTES: Final = re.compile(r"[A-Z]+(\d+)")
@@ -65,12 +88,79 @@ class _Kind:
     is_quadratic: bool = False
 
 
+def _unit_activity(roles: tuple[str, ...], feeding: Feeding) -> UnitActivity:
+    """Sums of both signs are taken where a reader of pre-activations will want them."""
+    is_before = feeding.metadata.get("activation", "").strip().lower() == "pre-relu"
+    return UnitActivity(*roles, seed=feeding.seed, with_sums=is_before)
+
+
+def _token_moments(roles: tuple[str, ...], feeding: Feeding) -> TokenMoments:
+    leading, grid = leading_tokens(feeding.metadata), grid_sides(feeding.metadata)
+    return TokenMoments(*roles, leading=leading, grid=grid, seed=feeding.seed)
+
+
+def _counts(roles: tuple[str, ...], feeding: Feeding) -> Counts:
+    """A router's choices are as many as the metadata says; of other logits only the first counts."""
+    return Counts(*roles, chosen=chosen_experts(feeding.metadata) if roles[0] == "router_logits" else 1)
+
+
+def _attention_rows(roles: tuple[str, ...], feeding: Feeding) -> AttentionRows:
+    """Token norms are taken where there are projections that make a bound of them."""
+    is_bounded = feeding.shapes.keys() >= {"query_weight", "key_weight", "tokens"}
+    return AttentionRows(*roles, visibility=Visibility.of(feeding.metadata), with_tokens=is_bounded)
+
+
+def _nearest_training(roles: tuple[str, ...], feeding: Feeding) -> NearestTraining:
+    """Beside the samples that are finished by then; cosines where the embedding is made for finding copies."""
+    is_copy_detector = feeding.metadata.get("embedding", "").strip().lower() == "sscd"
+    samples = feeding.before.get("sample(samples)")
+    return NearestTraining.of(samples, role=roles[0], with_cosines=is_copy_detector)
+
+
 _KINDS: Final[Mapping[str, _Kind]] = MappingProxyType(
     {
         "moments": _Kind(lambda roles, _: Moments(*roles), ("features",), is_quadratic=True),
+        "nearest_training": _Kind(_nearest_training, ("reference",)),
         "extremes": _Kind(lambda roles, _: Extremes(*roles), ("features",)),
         "class_moments": _Kind(lambda roles, _: ClassMoments(*roles), ("features", "labels"), is_quadratic=True),
         "cross_moments": _Kind(lambda roles, _: CrossMoments(*roles), ("view_a", "view_b"), is_quadratic=True),
+        "counts": _Kind(_counts, ("codes",)),
+        "gaussian_posterior": _Kind(
+            lambda roles, _: GaussianPosterior(*roles),
+            ("mu", "logvar"),
+            ("prior_mu", "prior_logvar"),
+            is_quadratic=True,
+        ),
+        "categorical_posterior": _Kind(
+            lambda roles, _: CategoricalPosterior(*roles), ("latent_logits", "prior_logits")
+        ),
+        "unit_activity": _Kind(_unit_activity, ("sparse",), ("mask",)),
+        "attention_rows": _Kind(_attention_rows, ("attention",), ("mask", "tokens")),
+        "attention_marginals": _Kind(
+            lambda roles, feeding: AttentionMarginals(*roles, visibility=Visibility.of(feeding.metadata)),
+            ("attention",),
+            ("mask",),
+        ),
+        "head_gram": _Kind(
+            lambda roles, feeding: HeadGram(*roles, visibility=Visibility.of(feeding.metadata)),
+            ("attention",),
+            ("mask",),
+        ),
+        "attempts": _Kind(lambda roles, _: Attempts(*roles), ("correct",)),
+        "logit_columns": _Kind(lambda roles, _: LogitColumns(*roles), ("router_logits",), is_quadratic=True),
+        "logit_rows": _Kind(lambda roles, _: LogitRows(*roles), ("logits",), ("labels", "groups")),
+        "soft_assignments": _Kind(lambda roles, _: SoftAssignments(*roles), ("assignments",)),
+        "softmax_absorption": _Kind(
+            lambda roles, feeding: SoftmaxAbsorption(loss_dtype(feeding.metadata, feeding.dtypes), *roles),
+            ("logits",),
+            ("labels", "features"),
+        ),
+        "token_moments": _Kind(_token_moments, ("tokens",), ("mask", "token_labels")),
+        "token_sample": _Kind(lambda roles, feeding: TokenSample(*roles, seed=feeding.seed), ("tokens",), ("mask",)),
+        "length_bins": _Kind(lambda roles, _: LengthBins(*roles), ("features", "lengths")),
+        "quantiles": _Kind(lambda roles, _: Quantiles(*roles), ("features",), ("mask",)),
+        "top_entries": _Kind(lambda roles, _: TopEntries(*roles), ("features",), ("mask",)),
+        "channel_moments": _Kind(lambda roles, _: ChannelMoments(*roles), ("features",), ("mask",)),
     }
 )
 

@@ -1,6 +1,6 @@
 """How well a class is read from features: by a held-out ridge, by the nearest mean, by the nearest rows.
 
-All three are functions of a hook point that has `folds(class_moments)`, `class_moments` and `sample`. A class takes
+All three are functions of a hook point that has the need `FOLDS`, `class_moments` and `sample`. A class takes
 part when it has 20 rows in each fold; classes are in order of descending size, so that a tie goes to the larger one.
 """
 
@@ -21,6 +21,7 @@ from collapse_cli.kernels.views import Activations
 
 __all__ = [
     "CLASS_ROWS",
+    "FOLDS",
     "NEIGHBOURS",
     "Readout",
     "centroid_readout",
@@ -31,6 +32,9 @@ __all__ = [
     "variance_share",
 ]
 
+#: Class moments of two halves of the rows, by group where there are groups: what is fitted on rows of one patient or
+#: object is never tested on others of it.
+FOLDS = "folds(class_moments,by=groups)"
 #: Rows of a class in each fold from which on it takes part.
 CLASS_ROWS = 20
 #: Neighbours that vote.
@@ -58,7 +62,7 @@ class Readout:
 
 def probed_classes(point: Activations) -> Int[Tensor, " classes"]:
     """Labels with at least 20 rows in each fold, the largest class first, equal ones in order of their label."""
-    folds = point.read("folds(class_moments)")
+    folds = point.read(FOLDS)
     first, second = folds.first, folds.second
     shared = first.labels[torch.isin(first.labels, second.labels)]
     counts = torch.stack([_counts(moments, shared) for moments in (first, second)])
@@ -73,14 +77,17 @@ def _counts(moments: ClassMoments, labels: Int[Tensor, " classes"]) -> Int[Tenso
     return counts
 
 
-def _sampled(point: Activations) -> tuple[Tensor, Int[Tensor, " rows"], Int[Tensor, " rows"]]:
-    """Features as stored, place of the class and index of the uniform sample rows whose class takes part."""
+def _sampled(point: Activations) -> Batch:
+    """The uniform sample rows whose class takes part: features as stored, `places` of the class, groups if any."""
     sample, classes = point.read("sample"), point.get(probed_classes)
     labels = sample.rows("labels").reshape(-1).long()
     ascending, order = classes.sort()
     place = torch.searchsorted(ascending, labels).clamp_max(max(classes.numel() - 1, 0))
     is_kept = sample.is_uniform & torch.isin(labels, classes)
-    return sample.rows("features")[is_kept], order[place[is_kept]], sample.indices[is_kept]
+    roles = {"features": sample.rows("features")[is_kept], "places": order[place[is_kept]]}
+    if "groups" in point.shapes:
+        roles["groups"] = sample.rows("groups")[is_kept]
+    return Batch(roles, indices=sample.indices[is_kept])
 
 
 def _readout(hits: int, places: Int[Tensor, " rows"]) -> Readout:
@@ -100,11 +107,9 @@ def ridge_readout_accuracy(point: Activations) -> Readout | None:
     classes = point.get(probed_classes)
     if classes.numel() < 2:
         return None
-    features, places, indices = _sampled(point)
-    folds = point.read("folds(class_moments)")
-    rows = Batch({"features": features, "places": places}, indices=indices)
+    rows, folds = _sampled(point), point.read(FOLDS)
     hits, tested = 0, []
-    for fitted, other in zip((folds.second, folds.first), rows.halves(folds.seed, None), strict=True):
+    for fitted, other in zip((folds.second, folds.first), rows.halves(folds.seed, folds.by), strict=True):
         coefficients, centre, prior = _fitted(fitted, classes)
         tested.append(other.roles["places"])
         for block, answer in _blocks(other.roles["features"], tested[-1]):
@@ -164,9 +169,12 @@ def generalised_cross_validation(
 def centroid_readout(point: Activations) -> Readout | None:
     """Nearest class mean, each row left out of its own: ‖x−m_k‖²(n_k/(n_k−1))². None with fewer than two classes."""
     classes = point.get(probed_classes)
-    features, places, _ = _sampled(point) if classes.numel() > 1 else (torch.zeros(0, 1), classes, classes)
-    if features.shape[0] == 0:
+    if classes.numel() < 2:
         return None
+    rows = _sampled(point)
+    if rows.count == 0:
+        return None
+    features, places = rows.roles["features"], rows.roles["places"]
     moments = point.read("class_moments")
     chosen = torch.searchsorted(moments.labels, classes)
     means, counts = moments.means[chosen], moments.counts[chosen].double()
@@ -193,9 +201,12 @@ def neighbour_readout(point: Activations) -> Readout | None:
     where all rows are equal, the vote is the share of the classes.
     """
     classes = point.get(probed_classes)
-    features, places, _ = _sampled(point) if classes.numel() > 1 else (torch.zeros(0, 1), classes, classes)
-    if features.shape[0] <= NEIGHBOURS:
+    if classes.numel() < 2:
         return None
+    rows = _sampled(point)
+    if rows.count <= NEIGHBOURS:
+        return None
+    features, places = rows.roles["features"], rows.roles["places"]
     units = features.reshape(features.shape[0], -1).double()
     norms: Tensor = torch.linalg.vector_norm(units, dim=1, keepdim=True)
     units = units / norms.masked_fill(norms == 0.0, 1.0)

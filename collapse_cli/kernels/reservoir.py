@@ -27,6 +27,9 @@ class Sample:
     `without` are roles that do not travel.
     """
 
+    #: Its work is by row, not by entry: blocks that fit the cache would only be more calls.
+    takes_whole_batches = True
+
     def __init__(self, *, seed: int = 0, rows: int = UNIFORM_ROWS, without: frozenset[str] = frozenset()) -> None:
         self.seed, self.uniform_rows, self.without = seed, rows, without
         self.count = 0
@@ -69,11 +72,13 @@ class Sample:
             self._bounds[name] = known.to(device), bounds.to(device)
             near[places] |= keys[places] <= bounds[torch.searchsorted(known, strata)]
         # copies: a reader may use the memory of its batch again
-        self._indices.append(indices[near].to(device))
+        chosen = near.nonzero().flatten()
+        self._indices.append(indices[chosen].to(device))
         for role, tensor in rows.items():
-            self._roles.setdefault(role, []).append(tensor[near].to(device))
-        self._waiting += self._indices[-1].numel()
-        if self._waiting > self.uniform_rows:
+            self._roles.setdefault(role, []).append(tensor[chosen].to(device))
+        self._waiting += chosen.numel()
+        # as many as are kept may wait: a row is moved a few times, however many there are
+        if self._waiting > max(self.uniform_rows, self._is_uniform.numel()):
             self._settle()
 
     def _strata(
@@ -103,9 +108,10 @@ class Sample:
             bounds[torch.searchsorted(known, full)] = largest
             kept = kept.index_fill(0, places[chosen], True)
             is_uniform = kept if name == "" else is_uniform
-        self._indices = [indices[kept]]
-        self._roles = {role: [tensor[kept]] for role, tensor in rows.items()}
-        self._is_uniform, self._waiting = is_uniform[kept], 0
+        stay = kept.nonzero().flatten()
+        self._indices = [indices[stay]]
+        self._roles = {role: [tensor[stay]] for role, tensor in rows.items()}
+        self._is_uniform, self._waiting = is_uniform[stay], 0
 
     def _order(self) -> Int[Tensor, " kept"]:
         self._settle()
@@ -132,6 +138,11 @@ class Sample:
     def is_exact(self) -> bool:
         """Whether the uniform sample is the whole dump."""
         return self.count <= self.uniform_rows
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows lie that `rows` copies to the CPU."""
+        return self._indices[0].device if self._indices else torch.device("cpu")
 
     def rows(self, role: str) -> Tensor:
         """The rows kept of one role, in the stored dtype, in order of their index."""

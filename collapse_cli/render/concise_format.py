@@ -5,7 +5,16 @@ from collections.abc import Iterator
 from collapse_cli.core.report import Report, Subject
 from collapse_cli.core.text import plain
 from collapse_cli.render.look import Look
-from collapse_cli.render.verdict import findings_by_severity, number, number_of, outcome_words, verdict_line
+from collapse_cli.render.verdict import (
+    findings_by_severity,
+    has_suppressed,
+    number,
+    number_of,
+    outcome_words,
+    suppressed_findings,
+    suppression_words,
+    verdict_line,
+)
 
 __all__ = ["render"]
 
@@ -13,7 +22,7 @@ __all__ = ["render"]
 def render(report: Report, look: Look) -> str:
     """Full width, full names, no truncation, no colour; the verdict closes it, a quiet pass says nothing."""
     lines = [line for subject in report.subjects for line in _lines(subject, look)]
-    if not look.is_quiet or report.verdict.outcome != "pass":
+    if not look.is_quiet or report.verdict.outcome != "pass" or has_suppressed(report):
         lines.append(verdict_line(report))
     return "".join(plain(line) + "\n" for line in lines)
 
@@ -24,6 +33,12 @@ def _lines(subject: Subject, look: Look) -> Iterator[str]:
         yield (
             f"{subject.id}: {measured.site}: {finding.severity}: {measured.rule} "
             f"{number_of(measured, finding.limit)}: {finding.message}"
+        )
+    for finding in suppressed_findings(subject) if look.show_suppressed else ():
+        measured = finding.measurement
+        yield (
+            f"{subject.id}: {measured.site}: suppressed {finding.severity}: {measured.rule} "
+            f"{number_of(measured, finding.limit)}: {finding.message} ({suppression_words(finding)})"
         )
     if look.show_all:
         for measured in subject.measurements:

@@ -9,9 +9,10 @@ __all__ = ["Look"]
 @final
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Columns of the terminal, colour or not, every measurement or findings only, findings and errors only."""
+    """Columns, colour, every measurement or findings only, findings and errors only, suppressed findings as well."""
 
     width: int = 100
     has_color: bool = False
     show_all: bool = False
     is_quiet: bool = False
+    show_suppressed: bool = False

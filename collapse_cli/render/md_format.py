@@ -10,6 +10,8 @@ from collapse_cli.render.verdict import (
     findings_by_severity,
     number_of,
     outcome_words,
+    suppressed_findings,
+    suppression_words,
     verdict_line,
 )
 
@@ -23,14 +25,14 @@ _SPECIAL = str.maketrans({character: f"\\{character}" for character in "\\`*_[]<
 _LONGEST_NAME = 300
 
 
-def render(report: Report, _look: Look) -> str:
+def render(report: Report, look: Look) -> str:
     """Verdict, a table of subjects, then per subject its findings and what was not analysed; at most 900 kB."""
     lines = [f"## collapse: {escaped(verdict_line(report))}", ""]
     lines += ["| subject | status | errors | warnings | coverage |", "|---|---|---:|---:|---|"]
     lines += [_row(subject) for subject in report.subjects]
     lines.append("")
     for subject in report.subjects:
-        lines += _details(subject)
+        lines += _details(subject, look)
     return _bounded(lines)
 
 
@@ -53,9 +55,10 @@ def _row(subject: Subject) -> str:
     )
 
 
-def _details(subject: Subject) -> Iterator[str]:
+def _details(subject: Subject, look: Look) -> Iterator[str]:
     findings = findings_by_severity(subject)
-    if not (findings or subject.failures or any(skip.analyzer is None for skip in subject.skips)):
+    hidden = suppressed_findings(subject) if look.show_suppressed else []
+    if not (findings or hidden or subject.failures or any(skip.analyzer is None for skip in subject.skips)):
         return
     yield f"### {code(subject.id)}"
     yield ""
@@ -73,6 +76,11 @@ def _details(subject: Subject) -> Iterator[str]:
     remedies = {finding.measurement.analyzer: finding.remedy for finding in findings}
     for analyzer, remedy in remedies.items():
         yield f"- **{analyzer}**: {escaped(remedy)}"
+    for finding in hidden:
+        measured = finding.measurement
+        value = escaped(number_of(measured, finding.limit))
+        words = f"{finding.severity} {code(measured.rule)} {code(measured.site)} {value}"
+        yield f"- suppressed: {words} ({escaped(suppression_words(finding))})"
     for failed in subject.failures:
         where = "".join(f"{code(part)} " for part in (failed.analyzer, failed.site) if part)
         yield f"- failed: {where}{escaped(f'{failed.error}: {failed.message}')}"

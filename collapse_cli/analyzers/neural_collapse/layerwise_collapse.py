@@ -15,7 +15,7 @@ TUNNEL_SHARE, RANK_SHARE = 0.98, 1e-3
 #: Quotients below it are rounding of single precision and are not compared.
 SMALLEST_QUOTIENT = 1e-12
 NEEDS = ("moments", "class_moments")
-FOLDS = "folds(class_moments)"
+FOLDS = "folds(class_moments,by=groups)"
 
 QUOTIENT_PROFILE = Metric(
     "quotient_profile",

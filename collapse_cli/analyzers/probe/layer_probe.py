@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 #: Where so many rows are of one class, accuracy cannot tell a readout that finds the rare ones from a guess.
 LARGEST_MAJORITY = 0.9
-NEEDS = ("folds(class_moments)", "class_moments", "sample")
+NEEDS = ("folds(class_moments,by=groups)", "class_moments", "sample")
 
 MAJORITY = "always answering the largest class"
 
@@ -146,11 +146,12 @@ def layer_probe(layers: "Layers") -> Iterator[Measurement | Skip]:
 
     ## Limits
     A probe finds what can be read, not what the model uses. An untrained network already probes above chance, so the
-    same probe on untrained weights is a better null than the largest class. Rows are split at random: samples of one
-    patient, speaker or scanner fall into both halves, and what is read may be the group; then probe one group at a
-    time. Where more than nine in ten rows are of one class, chance is not judged, since accuracy cannot show that rare
-    classes are found. Classes with fewer than 20 rows in a half are fitted and not tested. Neighbours are looked for
-    among the sample rows only.
+    same probe on untrained weights is a better null than the largest class. Rows are split at random, and by
+    `groups` where the dump has them, so that samples of one patient, speaker or scanner are never on both sides; with
+    few groups the halves are uneven, and a class that has too few rows in one is not tested. Without `groups` what is
+    read may be the patient; neighbours and class means leave out the row alone, not its group. Where more than nine in
+    ten rows are of one class, chance is not judged, since accuracy cannot show that rare classes are found. Classes
+    with fewer than 20 rows in a half are fitted and not tested. Neighbours are looked for among the sample rows only.
     """
     profile = []
     for point in layers.points:
@@ -159,7 +160,9 @@ def layer_probe(layers: "Layers") -> Iterator[Measurement | Skip]:
             continue
         ridge = point.get(kernels.probes.ridge_readout_accuracy)
         if ridge is None:
-            yield skip(point.site.name, f"fewer than {kernels.probes.CLASS_ROWS} test rows per class in two classes")
+            apart = ", the rows of a group kept together" if "groups" in point.shapes else ""
+            few = f"fewer than {kernels.probes.CLASS_ROWS} test rows per class in two classes{apart}"
+            yield skip(point.site.name, few)
             continue
         profile.append((point, ridge))
         yield from _of_one(point, ridge)

@@ -161,7 +161,7 @@ def _of_directions(point: "Activations", facts: dict[str, object]) -> Iterator[M
     else:
         yield SELF_CLUSTERING.at(name, clustering, 0.0, **facts)
     sample = point.read("sample")
-    rows = sample.rows("features").double().flatten(1)[sample.is_uniform]
+    rows = sample.rows("features")[sample.is_uniform].double().flatten(1)
     norms = rows.norm(dim=1, keepdim=True)
     units = (rows / norms)[norms[:, 0] > 0.0]
     if units.shape[0] == 0:

@@ -146,8 +146,8 @@ def collapsed() -> Example:
     ),
     examples={"healthy": healthy, "collapsed": collapsed},
     needs=(
-        *(f"folds(moments({role}))" for role in ROLES),
-        *(f"folds(cross_moments({left},{right}))" for left, right in PAIRS),
+        *(f"folds(moments({role}),by=groups)" for role in ROLES),
+        *(f"folds(cross_moments({left},{right}),by=groups)" for left, right in PAIRS),
         "class_moments(view_b,groups)",
         "sample(view_b,predictor,groups)",
     ),
@@ -169,10 +169,11 @@ def equivariance_collapse(point: "Activations") -> Iterator[Measurement | Skip]:
 
     ## Limits
     The readout is linear: a rotation in feature space that depends on the object is equivariant and not found by it.
-    Angles must be given as cosine and sine. The halves are made of rows, so that views of one object can be on both
-    sides. Ties share their ranks; a convention that gives them the best one scores a constant predictor 1. The share
-    and the R² are judged only where a predictor site says that equivariance is wanted. Ranks are taken on the sampled
-    rows, at most 32 views of an object beyond a uniform sample of 8,192 rows.
+    Angles must be given as cosine and sine. The halves are made of objects where `groups` names them, else of
+    rows, so that views of one object can be on both sides. Ties share their ranks; a convention that gives them the
+    best one scores a constant predictor 1. The share and the R² are judged only where a predictor site says that
+    equivariance is wanted. Ranks are taken on the sampled rows, at most 32 views of an object beyond a uniform sample
+    of 8,192 rows.
     """
     yield from _readout(point)
     yield from _prediction(point)
@@ -181,8 +182,8 @@ def equivariance_collapse(point: "Activations") -> Iterator[Measurement | Skip]:
 
 def _readout(point: "Activations") -> Iterator[Measurement | Skip]:
     name = point.site.name
-    folds = {(role, role): point.read(f"folds(moments({role}))") for role in ROLES}
-    folds |= {pair: point.read(f"folds(cross_moments({','.join(pair)}))") for pair in PAIRS}
+    folds = {(role, role): point.read(f"folds(moments({role}),by=groups)") for role in ROLES}
+    folds |= {pair: point.read(f"folds(cross_moments({','.join(pair)}),by=groups)") for pair in PAIRS}
     halves = [{pair: getattr(fold, half) for pair, fold in folds.items()} for half in ("first", "second")]
     counts = [half["view_a", "view_a"].count for half in halves]
     regressors = point.shapes["view_a"][-1] + point.shapes["view_b"][-1]

@@ -9,7 +9,7 @@ from collapse_cli.analyzer import Analyzer, Example
 from collapse_cli.core.report import Subject
 from collapse_cli.core.site import Role, Site
 from collapse_cli.kernels.batches import Batch
-from collapse_cli.kernels.needs import need
+from collapse_cli.kernels.needs import Feeding, need
 from collapse_cli.kernels.views import Activations, Layers
 from tests.contract.examples import judged
 
@@ -32,7 +32,12 @@ def layers(analyzer: Analyzer, points: Sequence[Arrays], batches: int = 1) -> La
 
 def _point(analyzer: Analyzer, layer: int, roles: Arrays, batches: int) -> Activations:
     count = next(iter(roles.values())).shape[0]
-    accumulators = {one.name: one.make(0) for one in map(need, analyzer.needs) if set(one.roles) <= roles.keys()}
+    shapes = {role: tuple(tensor.shape) for role, tensor in roles.items()}
+    accumulators = {
+        one.name: one.make(Feeding(shapes=shapes))
+        for one in map(need, analyzer.needs)
+        if set(one.roles) <= roles.keys()
+    }
     cuts = sorted({count * place * place // batches**2 for place in range(batches + 1)})
     for begin, end in itertools.pairwise(cuts):
         batch = Batch({role: tensor[begin:end] for role, tensor in roles.items()}, start=begin)
@@ -41,7 +46,7 @@ def _point(analyzer: Analyzer, layer: int, roles: Arrays, batches: int) -> Activ
     return Activations(
         Site(f"layers.{layer}", (), "", layer, Role.ACTIVATION),
         accumulators,
-        shapes={role: tuple(tensor.shape) for role, tensor in roles.items()},
+        shapes=shapes,
         dtypes=dict.fromkeys(roles, "F32"),
         rows=count,
         finite_rows=count,

@@ -103,13 +103,47 @@ def test_nearest_mean_leaves_each_row_out_of_its_own() -> None:
 def test_factor_share_is_the_share_of_the_sums_of_squares() -> None:
     arrays = gaussian_classes(0.5)
     features, labels = arrays["features"].numpy(), arrays["labels"].numpy()
-    within = sum(np.square(features[labels == k] - features[labels == k].mean(0)).sum() for k in range(4))
-    expected = 1 - within / np.square(features - features.mean(0)).sum()
-    results = at(layer_probe.run(layers(layer_probe, [arrays | {"groups": arrays["labels"]}])))
+    groups = torch.arange(400) // 10
+
+    def share(of: np.ndarray) -> float:
+        within = sum(np.square(features[of == k] - features[of == k].mean(0)).sum() for k in np.unique(of))
+        return float(1 - within / np.square(features - features.mean(0)).sum())
+
+    results = at(layer_probe.run(layers(layer_probe, [arrays | {"groups": groups}])))
     found = results["factor_share", "layers.0"]
-    assert found.value == pytest.approx(expected, rel=1e-10)
+    assert found.value == pytest.approx(share(labels), rel=1e-10)
     assert found.null == pytest.approx(3 / 399)
-    assert found.evidence["group_share"] == pytest.approx(expected, rel=1e-10)
+    assert found.evidence["group_share"] == pytest.approx(share(groups.numpy()), rel=1e-10)
+
+
+def duplicated_objects(*, width: int = 60, objects: int = 100, copies: int = 8) -> dict[str, torch.Tensor]:
+    """Rows that all but repeat their object; the label of an object is a coin, which no feature knows."""
+    generator = torch.Generator().manual_seed(3)
+    centres = torch.randn(objects, width, generator=generator, dtype=torch.float64)
+    labels = torch.randint(0, 2, (objects,), generator=generator).repeat_interleave(copies)
+    noise = 0.01 * torch.randn(objects * copies, width, generator=generator, dtype=torch.float64)
+    return {"features": centres.repeat_interleave(copies, 0) + noise, "labels": labels}
+
+
+def test_rows_of_one_group_are_never_on_both_sides() -> None:
+    arrays = duplicated_objects()
+    leaking = measured([arrays])["ridge_accuracy", "layers.0"]
+    assert leaking > 0.75  # the object is recognised, the class is not known
+    found = at(layer_probe.run(layers(layer_probe, [arrays | {"groups": torch.arange(800) // 8}], batches=3)))
+    apart = found["ridge_accuracy", "layers.0"]
+    # a hundred fair coins have a standard error of .05
+    assert apart.value == pytest.approx(0.5, abs=0.15)
+    assert apart.value < leaking - 0.1
+    alone = measured([arrays | {"groups": torch.full((800,), -1)}])["ridge_accuracy", "layers.0"]
+    assert alone == leaking  # rows of no group are split one by one
+
+
+def test_groups_that_are_the_classes_leave_nothing_to_test() -> None:
+    arrays = gaussian_classes(0.5)
+    results = list(layer_probe.run(layers(layer_probe, [arrays | {"groups": arrays["labels"]}])))
+    (said,) = [result for result in results if not hasattr(result, "metric")]
+    assert said.site == "layers.0"
+    assert said.reason == "fewer than 20 test rows per class in two classes, the rows of a group kept together"
 
 
 def test_rows_in_several_batches_are_the_same_rows() -> None:

@@ -9,7 +9,7 @@ from collapse_cli.analyzer import Analyzer, Example
 from collapse_cli.core.report import Subject
 from collapse_cli.core.site import Role, Site
 from collapse_cli.kernels.batches import Batch
-from collapse_cli.kernels.needs import need
+from collapse_cli.kernels.needs import Feeding, need
 from collapse_cli.kernels.views import Activations
 from tests.contract.examples import judged
 from tests.views import values
@@ -47,7 +47,9 @@ def skipped(analyzer: Analyzer, features: torch.Tensor, **roles: torch.Tensor) -
 def point(analyzer: Analyzer, batches: int, **roles: torch.Tensor) -> Activations:
     """The hook point as the analyzer is handed it, its rows fed in so many batches of unequal size."""
     count = next(iter(roles.values())).shape[0]
-    accumulators = {one.name: one.make(0) for one in map(need, analyzer.needs) if set(one.roles) <= roles.keys()}
+    shapes = {role: tuple(tensor.shape) for role, tensor in roles.items()}
+    feeding = Feeding(shapes=shapes, dtypes=dict.fromkeys(roles, "F32"))
+    accumulators = {one.name: one.make(feeding) for one in map(need, analyzer.needs) if set(one.roles) <= roles.keys()}
     cuts = sorted({count * place * place // batches**2 for place in range(batches + 1)})
     for begin, end in pairwise(cuts):
         batch = Batch({role: tensor[begin:end] for role, tensor in roles.items()}, start=begin)
@@ -56,7 +58,7 @@ def point(analyzer: Analyzer, batches: int, **roles: torch.Tensor) -> Activation
     return Activations(
         Site("encoder", (), "", None, Role.ACTIVATION),
         accumulators,
-        shapes={role: tuple(tensor.shape) for role, tensor in roles.items()},
+        shapes=shapes,
         dtypes=dict.fromkeys(roles, "F32"),
         rows=count,
         finite_rows=count,

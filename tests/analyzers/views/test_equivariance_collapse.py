@@ -142,3 +142,17 @@ def test_without_predictor_or_objects_nothing_is_judged() -> None:
     assert measured(equivariance_collapse, constant)["transformation_r2"].value == pytest.approx(0.0, abs=0.1)
     fixed = arrays | {"transformation": torch.ones(200, 2)}
     assert "the transformation is constant" in reasons(results(equivariance_collapse, fixed))[0]
+
+
+def test_views_of_one_object_are_never_on_both_sides() -> None:
+    # views that tell the object and nothing of the transformation, which is the object's own
+    objects = torch.arange(1200) // 40
+    views, transformation = gaussian(30, 15)[objects], gaussian(30, 2, seed=1)[objects]
+    arrays = {
+        "view_a": views + 0.01 * gaussian(1200, 15, seed=2),
+        "view_b": views + 0.01 * gaussian(1200, 15, seed=3),
+        "transformation": transformation,
+    }
+    leaking = measured(equivariance_collapse, arrays)["transformation_r2"].value
+    assert leaking > 0.3
+    assert measured(equivariance_collapse, arrays | {"groups": objects})["transformation_r2"].value < 0.0

@@ -1,0 +1,1 @@
+"""What moved between two checkpoints or dumps, how far, and whether it should have."""

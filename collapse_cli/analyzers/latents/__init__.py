@@ -1,0 +1,1 @@
+"""Analyzers of latent variables: posteriors of autoencoders and world models."""

@@ -1,0 +1,1 @@
+"""Whether several models can be averaged, matched or joined."""

@@ -1,0 +1,1 @@
+"""What an ordered run of checkpoints, dumps or reports says."""

@@ -1,0 +1,1 @@
+"""What a generator produces, beside real data: variety, realism, coverage, copies."""

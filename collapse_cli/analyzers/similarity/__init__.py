@@ -1,0 +1,1 @@
+"""Whether two representations, or the layers of one, are alike."""

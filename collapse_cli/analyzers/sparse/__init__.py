@@ -1,0 +1,1 @@
+"""Analyzers of units that fire or do not: sparse autoencoders and rectified layers."""
