@@ -1,9 +1,10 @@
 """Pairs, pools and runs: what `diff` and `trend` call. Sites are matched by name, rows by position and id."""
 
+import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, final
 
@@ -44,6 +45,7 @@ class _Member:
     kind: Literal["checkpoint", "dump", "report"]
     subject: Subject | None = None
     manuals: tuple[Manual, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 # --- two or more, unordered ------------------------------------------------------------------------------------------
@@ -241,7 +243,7 @@ def trend(
             hint="collapse trend ckpt-100 ckpt-200 …, or a folder of checkpoints, dumps or reports",
         )
     _check_one_kind(members)
-    members, steps, notices = _in_order(members, options)
+    members, steps, notices = _in_order([_with_metadata(member, options) for member in members])
     measuring = find(catalogue(plugins=options.plugins), select=(), ignore=policy.ignore)
     wants_reports = any(analyzer.view == "run" for analyzer in begun.analyzers)
     scanned = (
@@ -256,7 +258,7 @@ def trend(
         subject, said = _compared(tuple(members), "series", begun.analyzers, begun.options, observer, steps)
         notices += said
     if scanned and subject.status != "failed":
-        subject = _with_run(subject, scanned, manuals, begun.analyzers, begun.options, steps)
+        subject = _with_run(subject, scanned, members, manuals, begun.analyzers, options=begun.options, steps=steps)
     return begun.report([subject], policy, observer, notices=notices)
 
 
@@ -277,9 +279,9 @@ def _natural(path: Path) -> list[tuple[int, str]]:
     return [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in pieces]
 
 
-def _in_order(members: list[_Member], options: ScanOptions) -> tuple[list[_Member], tuple[float, ...], list[str]]:
+def _in_order(members: list[_Member]) -> tuple[list[_Member], tuple[float, ...], list[str]]:
     """Members by step, the steps, and what is to be said about their order."""
-    steps = [_step(member, options) for member in members]
+    steps = [_step(member) for member in members]
     places = tuple(float(place) for place in range(len(members)))
     if any(step is None for step in steps):
         steps = _numbers_in_names(members)
@@ -303,22 +305,28 @@ def _numbers_in_names(members: Sequence[_Member]) -> list[float | None]:
     return [float(numbers[differing[0]]) for numbers in found] if len(differing) == 1 else [None] * len(members)
 
 
-def _step(member: _Member, options: ScanOptions) -> float | None:
-    """What the metadata of a member says of its place in the run."""
+def _with_metadata(member: _Member, options: ScanOptions) -> _Member:
+    """The member with what its file says of itself; a report says nothing, and neither does what cannot be opened."""
     if member.kind == "report":
-        return None
+        return member
     try:
         with ExitStack() as stack:
             source: Checkpoint | Dump = (
                 _opened_dump(member, options, stack) if member.kind == "dump" else _opened(member, stack)
             )
-            said = next((source.metadata[key] for key in ("step", "generation") if key in source.metadata), None)
+            return replace(member, metadata=dict(source.metadata))
     except InputError:
-        return None
+        return member
+
+
+def _step(member: _Member) -> float | None:
+    """What the metadata of a member says of its place in the run."""
+    said = next((member.metadata[key] for key in ("step", "generation") if key in member.metadata), None)
     try:
-        return None if said is None else float(said)
+        step = None if said is None else float(said)
     except ValueError:
         return None
+    return step if step is not None and math.isfinite(step) else None
 
 
 def _scanned(member: _Member, analyzers: Sequence[Analyzer], options: ScanOptions, observer: Observer) -> Subject:
@@ -357,16 +365,19 @@ def _of_reports(members: Sequence[_Member]) -> Subject:
 
 def _with_run(
     subject: Subject,
-    members: Sequence[Subject],
+    scanned: Sequence[Subject],
+    members: Sequence[_Member],
     manuals: Sequence[Manual],
     analyzers: Sequence[Analyzer],
+    *,
     options: ScanOptions,
     steps: tuple[float, ...],
 ) -> Subject:
     """The subject with what the reports of its members say together."""
     from collapse_cli.engine.run import analyse_run
 
-    analysis = analyse_run(members, manuals, analyzers, engine_options(options), steps=steps)
+    metadata = tuple(member.metadata for member in members)
+    analysis = analyse_run(scanned, manuals, analyzers, engine_options(options), steps=steps, metadata=metadata)
     known = {site.name for site in subject.sites}
     joined = replace(
         subject,

@@ -14,7 +14,8 @@ CollapseError
     ├── BadValues               numbers that cannot be what they are said to be
     ├── NotConverged            an iteration did not end
     ├── OutOfMemory             the device and the CPU were both too small
-    └── TimedOut                the time given to a subject ran out
+    ├── TimedOut                the time given to a subject ran out
+    └── WorkerDied              the process that measured a subject was killed
 ```
 
 A message has five parts: where, what, expected, got, and a hint that says what to do. They are joined as
@@ -42,6 +43,7 @@ __all__ = [
     "UnreadableCheckpoint",
     "UnreadableDump",
     "UnsafeCheckpoint",
+    "WorkerDied",
 ]
 
 
@@ -143,3 +145,8 @@ class OutOfMemory(AnalysisError):
 @final
 class TimedOut(AnalysisError):
     """The time given to a subject ran out."""
+
+
+@final
+class WorkerDied(AnalysisError):
+    """The process that measured a subject was killed, or ended by itself, more often than it is begun again."""

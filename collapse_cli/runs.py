@@ -66,7 +66,7 @@ class ScanOptions:
     `sites`, `ignore_sites`, `include` and `exclude` are globs over tensors and over files of a folder; `roles` names
     the role of tensors the naming table does not know, `arrays` the array that has a role in a dump; `kind` says what
     the paths hold where their content is not to decide; `max_memory` bounds the bytes of one block, `timeout` the
-    seconds of one subject; `base` is the folder that subject ids are relative to (default: the working directory).
+    seconds of one subject, `threads` what is done side by side (default: the processors); `base` is the folder that subject ids are relative to (default: the working directory).
     """
 
     device: str = "auto"
@@ -80,18 +80,33 @@ class ScanOptions:
     kind: Literal["checkpoint", "dump"] | None = None
     max_memory: int | None = None
     timeout: float | None = None
+    threads: int | None = None
     plugins: bool = True
     base: Path | None = None
     subject_id: str | None = None
     command: tuple[str, ...] = ()
 
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """What the numbers depend on besides analyzers, intent and seed, as a report records it."""
+        maps = sorted((f"{role.value}={name}" for name, role in self.roles.items()))
+        maps += sorted(f"{role}={name}" for role, name in self.arrays.items() if f"{role}={name}" not in maps)
+        said = {"as": self.kind, "max-memory": self.max_memory, "timeout": self.timeout}
+        return (
+            *(f"sites={glob}" for glob in sorted(self.sites)),
+            *(f"ignore-sites={glob}" for glob in sorted(self.ignore_sites)),
+            *(f"map={word}" for word in maps),
+            *(f"{name}={value}" for name, value in said.items() if value is not None),
+        )
+
 
 @final
 @dataclass(frozen=True, slots=True)
 class Observer:
-    """Who is told how far a scan is: when a subject begins, after each tensor, and when it is done."""
+    """Who is told how far a scan is: when a subject begins, its files, after each tensor, and when it is done."""
 
     begins: Callable[[str], None] = lambda _subject: None
+    opens: Callable[[Iterable[str | Path]], None] = lambda _files: None
     advances: Callable[["Progress"], None] = lambda _progress: None
     ends: Callable[[Subject], None] = lambda _subject: None
     notices: Callable[[str], None] = lambda _text: None
@@ -172,6 +187,7 @@ class Assembly:
             policy=PolicyRecord(policy.file, policy.digest),
             plugins=self.available.plugins,
             notices=(*said, *(REMARK + remark for remark in decided.remarks)),
+            settings=self.options.settings,
         )
         return Report(
             SCHEMA_VERSION,
@@ -314,6 +330,7 @@ def measured(
         checkpoint = open_checkpoint(path)
     except InputError as error:
         return _failed(path, identity, error), ()
+    observer.opens(checkpoint.files)
     try:
         analysis, digested = _analysed(checkpoint, analyzers, options, observer)
     except InputError as error:
@@ -347,6 +364,7 @@ def engine_options(options: ScanOptions) -> "Options":
         roles=options.roles,
         max_memory=options.max_memory,
         timeout=options.timeout,
+        threads=options.threads,
     )
 
 
@@ -360,6 +378,7 @@ def _scan_dump(
         dump = open_dump(path, roles=options.arrays, as_dump=options.kind == "dump")
     except InputError as error:
         return _failed(path, identity, error, kind="dump"), ()
+    observer.opens(dump.files)
     try:
         analysis = analyse_dump(dump, of_dumps, engine_options(options), progress=observer.advances)
         digested = digest(dump.files) if analysis.coverage.read else None

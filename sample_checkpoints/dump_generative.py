@@ -1,4 +1,4 @@
-"""Sample dumps of generative models: posterior collapse, dead codes, dropped modes, dead latents; healthy beside each."""
+"""Sample dumps of generative and sparse models: dead posteriors, codes, modes and latents, healthy beside each."""
 
 from __future__ import annotations
 
@@ -179,16 +179,16 @@ def gan_mode_collapse(folder: Path) -> str:
 
 
 def sparse(path: Path, *, seed: int, weight: float, rate: float) -> str:
-    """A sparse auto-encoder of 256 latents on the hidden layer of a classifier of the digits."""
+    """A sparse auto-encoder of 128 latents on the hidden layer of a classifier of the digits."""
     seeded(seed)
     sample, model = digits(), mlp(64, 64, 10)
     train(model, sample.x, sample.y, Schedule(400, 2e-3, 1e-2))
     with torch.no_grad():
         hidden = torch.cat([model[:2](sample.x), model[:2](sample.held_x)])
         hidden = (hidden - hidden.mean(0)) / hidden.std()
-    encoder, decoder = nn.Linear(64, 256), nn.Linear(256, 64)
+    encoder, decoder = nn.Linear(64, 128), nn.Linear(128, 64)
     with torch.no_grad():
-        decoder.weight.copy_(functional.normalize(torch.randn(64, 256), dim=0))
+        decoder.weight.copy_(functional.normalize(torch.randn(64, 128), dim=0))
         encoder.weight.copy_(decoder.weight.T)
         encoder.bias.zero_()
     steering = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=rate)
@@ -209,7 +209,7 @@ def sparse(path: Path, *, seed: int, weight: float, rate: float) -> str:
     dead = float((code <= 0).all(0).double().mean())
     held_out = f"error {share.item():.3f} of the variance, {code.gt(0).sum(1).double().mean():.1f} latents a row"
     said = facts(path, seed=seed, held_out=f"{held_out}, {dead:.2f} dead", split="all") | {"activation": "relu"}
-    return written(path, {"sparse": code}, said)
+    return written(path, {"sparse": code[-1100:]}, said)
 
 
 def sae_healthy(folder: Path) -> str:

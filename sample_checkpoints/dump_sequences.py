@@ -7,16 +7,16 @@ from pathlib import Path
 
 import torch
 from classifiers import mlp, scored
-from corpus import WINDOW, held_out_loss, tokens, unigram_loss, vocabulary
+from corpus import held_out_loss, tokens, unigram_loss, vocabulary
 from dump_store import facts, written
-from experts import EXPERTS, Mixture, fit
+from experts import Mixture, fit
 from language import step, trained
 from llama import Attention, LanguageModel, Shape, rotated
 from torch import Tensor, nn
 from torch.nn import functional
 from training import batches, digits, seeded
 
-LENGTH, SEQUENCES = 48, 16
+LENGTH, SEQUENCES = 40, 10
 PRIME = 31
 
 
@@ -28,7 +28,8 @@ def attention_maps(attention: Attention, x: Tensor) -> Tensor:
     """The causal attention of every head, sequences × heads × queries × keys."""
     shape = attention.shape
     queries, keys = (
-        part.view(*x.shape[:2], -1, shape.head_dim).transpose(1, 2) for part in (attention.q_proj(x), attention.k_proj(x))
+        part.view(*x.shape[:2], -1, shape.head_dim).transpose(1, 2)
+        for part in (attention.q_proj(x), attention.k_proj(x))
     )
     keys = rotated(keys).repeat_interleave(shape.num_attention_heads // shape.num_key_value_heads, 1)
     scores = rotated(queries) @ keys.transpose(-1, -2) / math.sqrt(shape.head_dim)
@@ -105,7 +106,7 @@ class Stack(nn.Module):
 
 
 def token_stack(path: Path, *, seed: int, has_skips: bool) -> str:
-    """Eight layers trained on the digits, and the tokens of 128 held-out digits after each."""
+    """Eight layers trained on the digits, and the tokens of 64 held-out digits after each."""
     seeded(seed)
     sample, model = digits(), Stack(8, has_skips=has_skips)
     steering = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-2)
@@ -118,7 +119,7 @@ def token_stack(path: Path, *, seed: int, has_skips: bool) -> str:
         steering.step()
     held_out = scored(model)
     with torch.no_grad():
-        states = model.layers(sample.held_x[:128])
+        states = model.layers(sample.held_x[:64])
     said = facts(path, seed=seed, held_out=held_out, split="held out")
     return written(path, {f"layers.{place}/tokens": state for place, state in enumerate(states)}, said)
 
@@ -186,7 +187,9 @@ def modular(path: Path, *, seed: int, decay: float, steps: int, dtype: torch.dty
         steering.step()
     with torch.no_grad():
         logits = model(x)
-        right = [(logits[part].argmax(1) == y[part]).double().mean().item() for part in (slice(half), slice(half, None))]
+        right = [
+            (logits[part].argmax(1) == y[part]).double().mean().item() for part in (slice(half), slice(half, None))
+        ]
     held_out = f"accuracy {right[1]:.3f}, on what it was trained on {right[0]:.3f} at loss {loss.item():.1e}"
     said = facts(path, seed=seed, held_out=held_out, split="train")
     said |= {"task": f"addition modulo {PRIME}", "training_dtype": str(dtype).removeprefix("torch.")}

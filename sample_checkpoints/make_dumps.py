@@ -1,7 +1,7 @@
 """Trains the models behind the sample dumps. `python sample_checkpoints/make_dumps.py [--only NAME] [--out DIR]`.
 
-Every recipe starts from its own seed on one CPU thread, as in make.py; the whole takes about a minute. Figures of what
-is made in place go to the `held-out` column of the table "Dumps" of README.md.
+Every recipe starts from its own seed on one CPU thread, as in make.py; the whole takes about four minutes. Figures of
+what is made in place go to the `held-out` column of the table "Dumps" of README.md.
 """
 
 from __future__ import annotations
@@ -21,6 +21,27 @@ from dump_embeddings import (
     ssl_dimensional_collapse,
     ssl_healthy,
 )
+from dump_generative import (
+    gan_healthy,
+    gan_mode_collapse,
+    sae_dead_latents,
+    sae_healthy,
+    vae_healthy,
+    vae_posterior_collapse,
+    vq_codes_dead,
+    vq_codes_healthy,
+)
+from dump_lengths import lengths_healthy, lengths_uniform_attention
+from dump_sequences import (
+    attention_entropy_collapse,
+    attention_healthy,
+    logits_healthy,
+    routing_collapse,
+    routing_healthy,
+    softmax_collapse,
+    token_smoothing,
+    tokens_healthy,
+)
 from make import with_figures
 
 HERE = Path(__file__).parent
@@ -39,6 +60,24 @@ RECIPES: dict[str, Callable[[Path], str]] = {
     "matryoshka": matryoshka,
     "constant_rows": constant_rows,
     "two_clusters": two_clusters,
+    "attention_healthy": attention_healthy,
+    "attention_entropy_collapse": attention_entropy_collapse,
+    "tokens_healthy": tokens_healthy,
+    "token_smoothing": token_smoothing,
+    "lengths_healthy": lengths_healthy,
+    "lengths_uniform_attention": lengths_uniform_attention,
+    "routing_healthy": routing_healthy,
+    "routing_collapse": routing_collapse,
+    "vq_codes_healthy": vq_codes_healthy,
+    "vq_codes_dead": vq_codes_dead,
+    "vae_healthy": vae_healthy,
+    "vae_posterior_collapse": vae_posterior_collapse,
+    "logits_healthy": logits_healthy,
+    "softmax_collapse": softmax_collapse,
+    "sae_healthy": sae_healthy,
+    "sae_dead_latents": sae_dead_latents,
+    "gan_healthy": gan_healthy,
+    "gan_mode_collapse": gan_mode_collapse,
 }
 
 

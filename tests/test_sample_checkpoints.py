@@ -66,7 +66,7 @@ def hostile_script() -> ModuleType:
 
 
 def test_the_tables_name_what_is_there_and_nothing_else() -> None:
-    sources = {"README.md", "text", "hostile", "dumps", "__pycache__"}
+    sources = {"README.md", "text", "hostile", "dumps", "runs", "__pycache__"}
     there = {p.name for p in SAMPLES.iterdir() if p.suffix != ".py"} - sources
     assert there == set(TRAINED)
     assert {path.name for path in (SAMPLES / "hostile").iterdir()} == set(HOSTILE)

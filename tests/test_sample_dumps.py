@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from collapse_cli.core.policy import INTENTS
 from collapse_cli.sources.dump import open_dump
 from tests.test_sample_checkpoints import RULE, SAMPLES, table, tensors
 
@@ -49,7 +50,7 @@ def test_every_expectation_can_be_read(row: dict[str, str]) -> None:
     found, missing = (set(row[column].split(", ")) - {"-"} for column in ("must find", "must not find"))
     assert all(RULE.fullmatch(rule) for rule in found | missing)
     assert not found & missing
-    assert row["intent"] in {"-", "classifier", "representation"}
+    assert row["intent"] in {"-", *INTENTS}
     assert row["exit"] in {"0", "1"}
     assert found or row["exit"] == "0"
 

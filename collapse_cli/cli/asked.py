@@ -59,6 +59,8 @@ class Reporting:
     output: flags.Output = None
     show_all: flags.All = False
     show_suppressed: flags.ShowSuppressed = False
+    sarif_anchor: flags.SarifAnchor = None
+    category: flags.Category = "default"
     color: flags.Color = "auto"
 
 

@@ -12,6 +12,7 @@ __all__ = [
     "AllowPartial",
     "As",
     "Baseline",
+    "Category",
     "Color",
     "Compare",
     "Config",
@@ -32,6 +33,7 @@ __all__ = [
     "Output",
     "ProgressFlag",
     "Quiet",
+    "SarifAnchor",
     "Seed",
     "Select",
     "ShowSuppressed",
@@ -127,7 +129,7 @@ Format = Annotated[
     str,
     typer.Option(
         "-f", "--format", envvar="COLLAPSE_FORMAT", metavar="FORMAT",
-        help="What stdout carries: table, concise, json, jsonl, csv or md.",
+        help="What stdout carries: table, concise, json, jsonl, csv, md, sarif, github, gitlab, junit or card.",
     ),
 ]  # fmt: skip
 
@@ -156,6 +158,20 @@ ShowSuppressed = Annotated[
     typer.Option(
         "--show-suppressed", envvar="COLLAPSE_SHOW_SUPPRESSED",
         help="Accepted findings and those of the baseline are shown as well.",
+    ),
+]  # fmt: skip
+SarifAnchor = Annotated[
+    str | None,
+    typer.Option(
+        "--sarif-anchor", envvar="COLLAPSE_SARIF_ANCHOR", metavar="FILE", show_default="none",
+        help="Text file of the repository that SARIF results are placed on, so that a pull request shows them.",
+    ),
+]  # fmt: skip
+Category = Annotated[
+    str,
+    typer.Option(
+        "--category", envvar="COLLAPSE_CATEGORY", metavar="NAME",
+        help="Tells several SARIF uploads of one commit apart.",
     ),
 ]  # fmt: skip
 Baseline = Annotated[

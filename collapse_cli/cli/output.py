@@ -3,14 +3,14 @@
 import io
 import os
 import sys
-import tempfile
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, final
 
 from collapse_cli.cli.messages import say
 from collapse_cli.cli.request import choice
 from collapse_cli.errors import BadPolicy
+from collapse_cli.whole_file import write_whole
 
 if TYPE_CHECKING:
     from collapse_cli.cli.asked import Reporting
@@ -30,15 +30,17 @@ class Destinations:
     show_all: bool = False
     is_quiet: bool = False
     show_suppressed: bool = False
+    sarif_anchor: str | None = None
+    category: str = "default"
 
     @classmethod
     def asked(cls, reporting: "Reporting", *, quiet: bool) -> "Destinations":
         """What the flags of a command ask for.
 
         Raises:
-            BadPolicy: as for `parsed`.
+            BadPolicy: as for `parsed`, or SARIF results are to be placed outside of the repository.
         """
-        return cls.parsed(
+        found = cls.parsed(
             reporting.format,
             tuple(reporting.output or ()),
             color=reporting.color,
@@ -46,6 +48,7 @@ class Destinations:
             quiet=quiet,
             show_suppressed=reporting.show_suppressed,
         )
+        return replace(found, sarif_anchor=_anchor(reporting.sarif_anchor), category=reporting.category)
 
     @classmethod
     def parsed(
@@ -93,6 +96,17 @@ def _destination(word: str) -> tuple[str, Path]:
     return chosen, path
 
 
+def _anchor(given: str | None) -> str | None:
+    if not given:
+        return None
+    path = PurePosixPath(Path(given).as_posix())
+    if path.is_absolute() or ".." in path.parts:
+        raise BadPolicy(
+            f'--sarif-anchor "{given}"', expected="should be a file of the repository, relative to its root"
+        )
+    return path.as_posix()
+
+
 def has_color(when: str, *, is_terminal: bool) -> bool:
     """Whether to colour: the flag, then `NO_COLOR`, then `FORCE_COLOR`, then whether a terminal is there."""
     if when != "auto":
@@ -111,20 +125,25 @@ def deliver(report: "Report", to: Destinations) -> None:
     from collapse_cli.render import RENDERERS, Look, verdict_line
     from collapse_cli.render.verdict import has_suppressed
 
+    plain = Look(
+        show_all=to.show_all,
+        show_suppressed=to.show_suppressed,
+        sarif_anchor=to.sarif_anchor,
+        category=to.category,
+    )
     unwritten = []
     for name, path in to.files:
         try:
-            write_whole(path, RENDERERS[name](report, Look(show_all=to.show_all, show_suppressed=to.show_suppressed)))
+            write_whole(path, RENDERERS[name](report, plain))
         except BadPolicy as error:
             unwritten.append(error)
     is_terminal = sys.stdout.isatty()
     chosen = "concise" if to.format == "table" and not is_terminal and to.color != "always" else to.format
-    look = Look(
+    look = replace(
+        plain,
         width=terminal_width(),
         has_color=has_color(to.color, is_terminal=is_terminal),
-        show_all=to.show_all,
         is_quiet=to.is_quiet,
-        show_suppressed=to.show_suppressed,
     )
     is_machine = chosen not in ("table", "concise")
     write_text(RENDERERS[chosen](report, look), is_machine=is_machine)
@@ -150,28 +169,3 @@ def write_text(text: str, *, is_machine: bool) -> None:
             sys.stdout.reconfigure(errors="backslashreplace")
     sys.stdout.write(text)
     sys.stdout.flush()
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a temporary file beside the target, sync it, rename it: a reader never sees half of it.
-
-    Raises:
-        BadPolicy: the folder does not take the file.
-    """
-    try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise BadPolicy(f'cannot write "{path}"', got=error.strerror or str(error)) from error
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
-    except OSError as error:
-        raise BadPolicy(f'cannot write "{path}"', got=error.strerror or str(error)) from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)

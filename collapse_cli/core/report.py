@@ -122,7 +122,10 @@ class PolicyRecord:
 @final
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """How the report was made: the only volatile part of it."""
+    """How the report was made: the only volatile part of it.
+
+    `settings` are the other flags that the numbers depend on, as `name=value`: sites, maps, time and memory allowed.
+    """
 
     started: str
     seconds: float
@@ -136,6 +139,7 @@ class Provenance:
     policy: PolicyRecord
     plugins: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
 
 
 @final

@@ -37,12 +37,7 @@ def analyse_run(
         tuple(members),
         labels=tuple(member.id for member in members),
         steps=steps,
-        better={rule: metric.better for rule, metric in rules.items() if metric.better is not None},
-        errors={
-            rule: (metric.error.side, metric.error.bound)
-            for rule, metric in rules.items()
-            if metric.error is not None and metric.error.of == "value" and metric.error.intent is None
-        },
+        metrics=rules,
         metadata=metadata,
     )
     found = Results()

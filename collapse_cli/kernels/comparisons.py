@@ -9,6 +9,7 @@ from collapse_cli.kernels.views import Activations, Weight, site_generator
 if TYPE_CHECKING:
     import torch
 
+    from collapse_cli.core.metric import Metric
     from collapse_cli.core.report import Subject
 
 __all__ = ["ActivationSeries", "Comparison", "Model", "Run"]
@@ -114,8 +115,8 @@ class ActivationSeries:
 class Run:
     """An ordered run as its reports tell it: one measured subject for each member, its step, and its free metadata.
 
-    `site.name` is `#run`. `better` says of each rule (`<analyzer>/<metric>`) which direction is good, and `errors` the
-    side and bound of its error limit where it has one on the value.
+    `site.name` is `#run`. `metrics` are the declarations behind the measurements by rule, `<analyzer>/<metric>`.
+    `metadata` is empty where the members are known by their reports alone.
     """
 
     def __init__(
@@ -125,9 +126,8 @@ class Run:
         *,
         labels: tuple[str, ...],
         steps: tuple[float, ...],
-        better: Mapping[str, str] | None = None,
-        errors: Mapping[str, tuple[str, float]] | None = None,
+        metrics: "Mapping[str, Metric] | None" = None,
         metadata: tuple[Mapping[str, str], ...] = (),
     ) -> None:
         self.site, self.members, self.labels, self.steps = site, members, labels, steps
-        self.better, self.errors, self.metadata = dict(better or {}), dict(errors or {}), metadata
+        self.metrics, self.metadata = dict(metrics or {}), metadata

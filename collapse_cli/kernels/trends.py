@@ -141,9 +141,7 @@ def _tie_correction(values: Tensor, rounding: Tensor) -> Float[Tensor, " series"
         is_same = ordered[:, place] - ordered[:, place - 1] <= rounding[:, 0]
         length = torch.where(is_same, length + 1.0, 1.0)
         grown, less = length, length - 1.0
-        total += torch.where(
-            is_same, grown * (grown - 1) * (2 * grown + 5) - less * (less - 1) * (2 * less + 5), 0.0
-        )
+        total += torch.where(is_same, grown * (grown - 1) * (2 * grown + 5) - less * (less - 1) * (2 * less + 5), 0.0)
     return total / 18.0
 
 
@@ -197,7 +195,7 @@ def change_points(values: Float[Tensor, "series members"]) -> ChangePoints:
 
 
 def adjusted(p: Float[Tensor, " tests"]) -> Float[Tensor, " tests"]:
-    """p-values adjusted for their number so that the share of false discoveries is bounded (Benjamini–Hochberg 1995)."""
+    """p-values adjusted for their number to bound the share of false discoveries (Benjamini & Hochberg 1995)."""
     count = p.numel()
     order = p.argsort(descending=True, stable=True)
     scaled = p[order] * count / torch.arange(count, 0, -1, dtype=torch.float64)

@@ -36,7 +36,7 @@ MAX_UNITS = 4096
 MAX_SIDE = 1024
 #: Rows that are shuffled: chance correlations scale by 1/√rows.
 _SHUFFLED_ROWS = 2048
-#: Singular vectors that are compared have σ ≥ 0.3·σ₁ (Ito, Yamada & Kumagai 2024, section 5).
+#: Singular vectors that are compared have σ ≥ 0.3·σ₁ (Ito, Yamada & Kumagai 2024).
 _LARGE_SINGULAR = 0.3
 #: Spread of a unit over its mean below which it is constant up to rounding.
 _CONSTANT = 1e-12
@@ -133,31 +133,41 @@ def weight_matching(view: Comparison) -> MatchedWeights | str:
         return "all zero"
     generator = view.generator()
     here = torch.arange(long), torch.arange(short)
-    found = _best_order(a, b, here)
-    is_tall = view.before.matrix.shape[0] > view.before.matrix.shape[1]
-    names = ("outputs", "inputs") if is_tall else ("inputs", "outputs")
-    axis = 0 if bool((found[0] != here[0]).any()) else 1
-    bases = [_leading_vectors(weight) for weight in (view.before, view.after)]
     mixed = torch.randperm(long, generator=generator), torch.randperm(short, generator=generator)
-    matched = _best_order(a, b, mixed)
+    found, chance = _fit(a, b, here), _fit(a, b, mixed)
+    energy = sum(float(weight.get(gram).trace()) for weight in (view.before, view.after))
+    bases = [_leading_vectors(weight) for weight in (view.before, view.after)]
+    is_tall = view.before.matrix.shape[0] > view.before.matrix.shape[1]
     return MatchedWeights(
-        reduction=_reduction(a, b, here, found),
-        reduction_null=_reduction(a, b, mixed, matched),
-        alignment=_alignment(a, b, found, bases),
-        alignment_null=_alignment(a, b, matched, bases),
-        in_place=_alignment(a, b, here, bases),
+        reduction=found.reduction(energy),
+        reduction_null=chance.reduction(energy),
+        alignment=_alignment(found.matched, found.order[1], bases),
+        alignment_null=_alignment(chance.matched, chance.order[1], bases),
+        in_place=_alignment(found.product, here[1], bases),
         vectors=max(basis[0].shape[1] for basis in bases),
-        axis=names[axis],
-        moved=int((found[axis] != here[axis]).sum()),
+        axis="outputs" if (found.axis == 0) == is_tall else "inputs",
+        moved=int((found.order[found.axis] != here[found.axis]).sum()),
     )
 
 
-def _reduction(a: Tensor, b: Tensor, order: "Order", matched: "Order") -> float:
-    before = _squared_distance(a, b, order)
-    return max(0.0, 1.0 - _squared_distance(a, b, matched) / before) if before > 0.0 else 0.0
-
-
 Order = tuple[Int[Tensor, " long"], Int[Tensor, " short"]]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """The order of B after one of its sides (0 the long one) was matched, and AᵀB before and after."""
+
+    order: Order
+    axis: int
+    product: Float[Tensor, "short short"]
+    matched: Float[Tensor, "short short"]
+
+    def reduction(self, energy: float) -> float:
+        """1 − ‖A − PB‖²/‖A − B‖², with ‖A‖² + ‖B‖² = `energy`; 0 where nothing was to be gained."""
+        before = energy - 2.0 * float(self.product.trace())
+        gained = 2.0 * float(self.matched.trace() - self.product.trace())
+        return min(gained / before, 1.0) if gained > 0.0 and before > 0.0 else 0.0
 
 
 def _long_first(weight: Weight) -> Float[Tensor, "long short"]:
@@ -174,10 +184,6 @@ def _blocks(a: Tensor, b: Tensor, order: Order) -> Iterator[tuple[Tensor, Tensor
         yield a[start : start + step].double(), b[rows[start : start + step]][:, columns].double()
 
 
-def _squared_distance(a: Tensor, b: Tensor, order: Order) -> float:
-    return sum(float((left - right).square_().sum()) for left, right in _blocks(a, b, order))
-
-
 def _product(a: Tensor, b: Tensor, order: Order) -> Float[Tensor, "short short"]:
     total = torch.zeros(a.shape[1], a.shape[1], dtype=torch.float64, device=a.device)
     for left, right in _blocks(a, b, order):
@@ -185,20 +191,20 @@ def _product(a: Tensor, b: Tensor, order: Order) -> Float[Tensor, "short short"]
     return total
 
 
-def _best_order(a: Tensor, b: Tensor, order: Order) -> Order:
-    """The order of B after one of its sides was matched, whichever brings it closer to A."""
-    tables = [(1, _product(a, b, order))]
-    if a.shape[0] <= MAX_SIDE:
-        (left, right), *_ = _blocks(a, b, order)
-        tables.append((0, left @ right.T))
-    best, axis, places = -math.inf, 1, order[1]
-    for side, table in tables:
-        matched = _matched_places(table)
-        fit = float(table[torch.arange(matched.numel()), matched].sum())
-        if fit > best:
-            best, axis, places = fit, side, matched
+def _fit(a: Tensor, b: Tensor, order: Order) -> _Fit:
+    """The side of B whose matching brings it closer to A."""
     rows, columns = order
-    return (rows[places], columns) if axis == 0 else (rows, columns[places])
+    product = _product(a, b, order)
+    places = _matched_places(product)
+    matched = product[:, places.to(product.device)]
+    if a.shape[0] <= MAX_SIDE:
+        ((left, right),) = _blocks(a, b, order)
+        table = left @ right.T
+        others = _matched_places(table)
+        if float(table[torch.arange(others.numel()), others].sum()) > float(matched.trace()):
+            turned = rows[others], columns
+            return _Fit(turned, 0, product, _product(a, b, turned))
+    return _Fit((rows, columns[places]), 1, product, matched)
 
 
 def _matched_places(table: Float[Tensor, "side side"]) -> Int[Tensor, " side"]:
@@ -223,10 +229,12 @@ def _leading_vectors(weight: Weight) -> tuple[Float[Tensor, "short kept"], Float
     return vectors[:, kept], energies[kept].sqrt()
 
 
-def _alignment(a: Tensor, b: Tensor, order: Order, bases: list[tuple[Tensor, Tensor]]) -> float:
+def _alignment(
+    product: Float[Tensor, "short short"], columns: Int[Tensor, " short"], bases: list[tuple[Tensor, Tensor]]
+) -> float:
     (left, left_values), (right, right_values) = bases
-    turned = right[order[1].to(right.device)]
+    turned = right[columns.to(right.device)]
     # the long vectors are A·v/σ, so that their products need no long matrix
-    long = (left.T @ _product(a, b, order) @ turned) / torch.outer(left_values, right_values)
+    long = (left.T @ product @ turned) / torch.outer(left_values, right_values)
     value = float((long * (left.T @ turned)).sum()) / max(left.shape[1], right.shape[1])
     return max(-1.0, min(1.0, value))

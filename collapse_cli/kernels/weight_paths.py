@@ -6,6 +6,7 @@ One streamed pass per site gives a T×T Gram matrix in float64; those of all sit
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 from typing import final
 
@@ -68,7 +69,7 @@ def path(gram: Float[Tensor, "members members"], steps: Sequence[float]) -> Path
     total = float(lengths.sum())
     if total <= 0.0:
         return None
-    intervals = [after - before for before, after in zip(steps, steps[1:], strict=False)]
+    intervals = [after - before for before, after in pairwise(steps)]
     usual = median(intervals) if min(intervals) > 0.0 else 1.0
     weights = torch.tensor([usual / one if min(intervals) > 0.0 else 1.0 for one in intervals], dtype=torch.float64)
     rates = lengths * weights
@@ -131,7 +132,7 @@ def random_walk_dimensions(members: int) -> tuple[float, int]:
 
 
 def span_ratios(gram: Float[Tensor, "members members"]) -> list[float]:
-    """For each vector the share of its energy in the span of the others, from their inner products (none may be zero)."""
+    """Of each vector, none zero, the share of its energy in the span of the others, from their inner products."""
     scale = gram.diagonal().sqrt()
     unit = gram / scale / scale[:, None]
     ratios = []

@@ -9,10 +9,15 @@ __all__ = ["Look"]
 @final
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Columns, colour, every measurement or findings only, findings and errors only, suppressed findings as well."""
+    """Columns, colour, every measurement or findings only, findings and errors only, suppressed findings as well.
+
+    Of SARIF: the text file that results are placed on, and the category that tells several uploads of a commit apart.
+    """
 
     width: int = 100
     has_color: bool = False
     show_all: bool = False
     is_quiet: bool = False
     show_suppressed: bool = False
+    sarif_anchor: str | None = None
+    category: str = "default"

@@ -15,7 +15,7 @@ from collapse_cli.render.verdict import (
     verdict_line,
 )
 
-__all__ = ["render"]
+__all__ = ["bounded", "code", "escaped", "render"]
 
 #: A GitHub step summary over 1,024 KiB is dropped whole; this leaves room for what others write into it.
 _BUDGET = 900_000
@@ -33,7 +33,7 @@ def render(report: Report, look: Look) -> str:
     lines.append("")
     for subject in report.subjects:
         lines += _details(subject, look)
-    return _bounded(lines)
+    return bounded(lines, _BUDGET)
 
 
 def escaped(text: str) -> str:
@@ -97,11 +97,12 @@ def _details(subject: Subject, look: Look) -> Iterator[str]:
     yield ""
 
 
-def _bounded(lines: list[str]) -> str:
+def bounded(lines: list[str], budget: int) -> str:
+    """The lines as one text, as many as the budget of bytes takes; if not all, the last says how many are left out."""
     size = 0
     for index, line in enumerate(lines):
         size += len(line.encode("utf-8", "surrogatepass")) + 1
-        if size > _BUDGET:
+        if size > budget:
             return (
                 "\n".join([*lines[:index], "", f"+{len(lines) - index:,} more lines: the JSON report has them all"])
                 + "\n"

@@ -185,11 +185,10 @@ def merge_interference(view: "Comparison | Model") -> Iterator[Measurement | Ski
     """
     kernel = kernels.task_vectors
     if not isinstance(view, kernels.comparisons.Comparison):
-        parts = view.parts_with(kernel.task_gram)
-        if parts and all(part.has_base for part, _ in parts):
-            signs = [found for _, found in view.parts_with(kernel.signs)]
-            gram: Tensor = sum(found for _, found in parts)  # type: ignore[assignment]
-            yield from _of_all(view.site.name, gram, signs, view.labels[1:])
+        parts = view.parts_with(kernel.signs)
+        if parts:
+            gram: Tensor = sum(part.get(kernel.task_gram) for part, _ in parts)  # type: ignore[assignment]
+            yield from _of_all(view.site.name, gram, [signs for _, signs in parts], view.labels[1:])
         return
     name, gram = view.site.name, view.get(kernel.task_gram)
     moved = gram.diagonal().nonzero().flatten().tolist()

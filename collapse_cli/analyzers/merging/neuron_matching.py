@@ -16,7 +16,7 @@ __all__ = ["neuron_matching"]
 MIN_ROWS = 500
 #: Units up to which an assignment is sought.
 MAX_UNITS = 4096
-#: A matched unit; the value of Li et al. 2015 for a clear match.
+#: A matched unit shares a quarter of its variance with its partner.
 MATCHED = 0.5
 
 SHUFFLED = "the same with the rows of one side shuffled"
@@ -149,9 +149,9 @@ def neuron_matching(view: "Comparison | Activations | Model") -> Iterator[Measur
     beyond 4,096 units the correlations are not assigned. `merge_residual` needs inputs and outputs of one layer in
     both networks, which neither two weights nor one hook point have.
     """
-    if hasattr(view, "parts"):
+    if isinstance(view, kernels.comparisons.Model):
         yield skip(view.site.name, "merge_residual: two weights do not show what goes in and comes out of a layer")
-    elif hasattr(view, "members"):
+    elif isinstance(view, kernels.comparisons.Comparison):
         yield from _weights(view)
     else:
         yield from _units(view)
@@ -166,7 +166,7 @@ def _weights(view: "Comparison") -> Iterator[Measurement | Skip]:
     facts: dict[str, Any] = {
         "rows": view.site.shape[0],
         "columns": view.before.matrix.shape[1],
-        "axis": found.axis,
+        "axis": found.axis if found.moved else "neither",
         "moved": found.moved,
         "dtype": view.after.site.dtype,
     }
@@ -180,7 +180,6 @@ def _units(point: "Activations") -> Iterator[Measurement | Skip]:
     if reason := kernels.paired_rows.fault(point, MIN_ROWS):
         yield skip(name, reason)
         return
-    yield skip(name, "merge_residual: one hook point does not show what goes in and comes out of a layer")
     table = kernels.unit_matching.correlations(*kernels.paired_rows.moments_of(point))
     if min(table.shape) < 2:
         yield skip(name, "fewer than 2 units that vary")

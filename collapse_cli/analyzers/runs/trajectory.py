@@ -1,6 +1,7 @@
 """Trajectory: what path the weights took over a run, and which checkpoint does not belong."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,7 @@ OUTLIER_GAP = Metric(
     "1",
     "The median of these shares over the other descendants, minus the least.",
     better="lower",
-    warn=Limit("above", 0.5, "provisional: the others share more than half of their change, and one does not"),
+    warn=Limit("above", 0.7, "provisional: more than seven tenths of the others' changes are shared, and not of this"),
     null="all descendants alike",
     message="{member} shares {least:.2g} of its change with the other {others} descendants, which share {median:.2g}.",
 )
@@ -111,9 +112,9 @@ def collapsed() -> Example:
     accepts=on.floating(min_entries=64),
     also=("pool",),
     sums_up=True,
-    remedy="A spike: limit or clip gradients, skip the batch that made it, go back to the checkpoint before. Steps that "
-    "turn back on each other: lower the learning rate. A descendant that does not belong: leave it out of the average, "
-    "or give it less weight.",
+    remedy="A spike: limit or clip gradients, skip the batch that made it, go back to the checkpoint before. Steps "
+    "that turn back on each other: lower the learning rate. A descendant that does not belong: leave it out of the "
+    "average, or give it less weight.",
     references=(
         Reference(
             "Antognini & Sohl-Dickstein. PCA of high dimensional random walks with comparison to neural network "
@@ -190,7 +191,7 @@ def _along(
         yield skip(name, "unchanged")
         return
     lengths = [float(f"{one:.4g}") for one in found.lengths[:128]]
-    intervals = {after - before for before, after in zip(steps, steps[1:], strict=False)}
+    intervals = {after - before for before, after in pairwise(steps)}
     timing = "per median interval" if len(intervals) > 1 else "equal intervals"
     if found.relative is not None:
         yield STEP_RATIO.at(name, found.relative, timing=timing)

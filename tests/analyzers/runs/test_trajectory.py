@@ -94,7 +94,7 @@ def test_unequal_intervals_are_taken_for_the_median_interval_and_the_spike_must_
     stretched = at(trajectory.run(run(members, steps=(0, 1, 2, 52, 53))))["norm_spike", "w"]
     assert stretched.value == pytest.approx(1.0)
     assert stretched.evidence["timing"] == "per median interval"
-    short = measured(members, steps=(0.0, 10.0, 20.0, 30.0, 30.5))
+    short = measured(members, steps=(0.0, 10.0, 20.0, 30.0, 40.5))
     assert short["norm_spike"] == pytest.approx(50)
     ratio = at(trajectory.run(run(members, steps=(0, 2, 4, 6, 10))))["step_ratio", "w"].value
     starts = np.linalg.norm(members[:-1], axis=1)

@@ -1,0 +1,1 @@
+"""The parts of an HTML report: what each section says, its drawings, and the page around them."""
