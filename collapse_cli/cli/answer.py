@@ -12,8 +12,14 @@ if TYPE_CHECKING:
 __all__ = ["answer"]
 
 
-def answer(report: "Report", to: Destinations, paths: Sequence[str], *, has_policy: bool) -> int:
-    """Deliver, and return the exit code. Where something could be suppressed, how much was is said even if nothing."""
+def answer(report: "Report", to: Destinations, paths: Sequence[str], *, has_policy: bool, record: bool = False) -> int:
+    """Deliver, keep in the history if asked to, and return the exit code.
+
+    Where something could be suppressed, how much was is said even if nothing.
+
+    Raises:
+        InputError: the history cannot be written; the report is delivered.
+    """
     from collapse_cli.render.verdict import has_suppressed
 
     deliver(report, to)
@@ -21,6 +27,11 @@ def answer(report: "Report", to: Destinations, paths: Sequence[str], *, has_poli
         say("0 suppressed (0 baseline, 0 accepted)")
     if report.verdict.outcome == "empty":
         say_error(f"nothing was analysed: {_reason(report, paths)}")
+    if record:
+        from collapse_cli.history import History, store_path
+
+        with History(store_path()) as history:
+            history.record(report)
     return report.exit_code
 
 

@@ -13,11 +13,13 @@ from typer.core import TyperGroup
 from collapse_cli._version import __version__
 from collapse_cli.cli import (
     baseline,
+    batch,
     config,
     diff,
     doctor,
     explain,
     gate,
+    history,
     inspect,
     listing,
     report,
@@ -98,12 +100,14 @@ def _root(
 app.command("scan", cls=ConfiguredCommand, context_settings=_CONTEXT)(scan.scan)
 app.command("diff", cls=ConfiguredCommand, context_settings=_CONTEXT)(diff.diff)
 app.command("trend", cls=ConfiguredCommand, context_settings=_CONTEXT)(trend.trend)
+app.command("batch", cls=ConfiguredCommand, context_settings=_CONTEXT)(batch.batch)
 app.command("gate", cls=ConfiguredCommand, context_settings=_CONTEXT)(gate.gate)
 app.add_typer(_baseline, name="baseline")
 app.command("report", context_settings=_CONTEXT)(report.report)
 app.command("inspect", context_settings=_CONTEXT)(inspect.inspect)
 app.command("list", context_settings=_CONTEXT)(listing.list_analyzers)
 app.command("explain", context_settings=_CONTEXT)(explain.explain)
+app.command("history", context_settings=_CONTEXT)(history.history)
 app.command("schema", context_settings=_CONTEXT)(schema.schema)
 app.add_typer(_config, name="config")
 app.command("doctor", context_settings=_CONTEXT)(doctor.doctor)

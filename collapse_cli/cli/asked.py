@@ -59,6 +59,7 @@ class Reporting:
     output: flags.Output = None
     show_all: flags.All = False
     show_suppressed: flags.ShowSuppressed = False
+    detail: flags.Detail = None
     sarif_anchor: flags.SarifAnchor = None
     category: flags.Category = "default"
     color: flags.Color = "auto"

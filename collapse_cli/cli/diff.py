@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from collapse_cli.cli import options as flags
 from collapse_cli.cli.asked import Judging, Measuring, Reporting, flagged
 
 __all__ = ["diff"]
@@ -17,6 +18,7 @@ def diff(
     measuring: Measuring,
     judging: Judging,
     reporting: Reporting,
+    record: flags.Record = False,
 ) -> int:
     """Measure and judge what changed between two checkpoints or two dumps, site by site and row by row.
 
@@ -36,4 +38,4 @@ def diff(
         from collapse_cli import compare
 
         report = compare.diff(old, new, wanted, options, observer)
-    return answer(report, destinations, [old, *new], has_policy=bool(wanted.accepted or wanted.baseline))
+    return answer(report, destinations, [old, *new], has_policy=bool(wanted.accepted or wanted.baseline), record=record)

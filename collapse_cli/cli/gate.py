@@ -22,6 +22,7 @@ def gate(
     judging: Judging,
     reporting: Reporting,
     compare: flags.Compare = None,
+    record: flags.Record = False,
 ) -> int:
     """Judge stored reports again, or measure and judge: limits, accepted findings, baseline and the last release.
 
@@ -43,4 +44,4 @@ def gate(
     with watching(show=shown, quiet=measuring.quiet, verbosity=measuring.verbose) as observer:
         old = None if compare is None else Path(compare)
         report = gated(subjects, wanted, options, observer, compare=old)
-    return answer(report, destinations, subjects, has_policy=True)
+    return answer(report, destinations, subjects, has_policy=True, record=record)

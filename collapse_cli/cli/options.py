@@ -16,8 +16,10 @@ __all__ = [
     "Color",
     "Compare",
     "Config",
+    "Detail",
     "Device",
     "Exclude",
+    "ExecutorKind",
     "ExitZero",
     "FailOn",
     "Format",
@@ -26,13 +28,17 @@ __all__ = [
     "Include",
     "Intent",
     "Isolated",
+    "Jobs",
     "Map",
     "MaxMemory",
     "NoBaseline",
     "NoPlugins",
+    "Out",
     "Output",
     "ProgressFlag",
     "Quiet",
+    "Record",
+    "Rehash",
     "SarifAnchor",
     "Seed",
     "Select",
@@ -160,6 +166,13 @@ ShowSuppressed = Annotated[
         help="Accepted findings and those of the baseline are shown as well.",
     ),
 ]  # fmt: skip
+Detail = Annotated[
+    str | None,
+    typer.Option(
+        "--detail", envvar="COLLAPSE_DETAIL", metavar="TENSOR", show_default="none",
+        help="The table shows all that is known of this tensor or hook point (a glob), its spectrum as a plot.",
+    ),
+]  # fmt: skip
 SarifAnchor = Annotated[
     str | None,
     typer.Option(
@@ -248,6 +261,38 @@ Timeout = Annotated[
     typer.Option(
         "--timeout", envvar="COLLAPSE_TIMEOUT", metavar="SECONDS", min=0.0,
         help="Most seconds for one subject; what was not reached is stated.", show_default="none",
+    ),
+]  # fmt: skip
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs", envvar="COLLAPSE_JOBS", metavar="N", min=1,
+        help="Subjects measured at once, each in a process of its own.", show_default="processors; 1 on a GPU",
+    ),
+]  # fmt: skip
+Out = Annotated[
+    str,
+    typer.Option("--out", envvar="COLLAPSE_OUT", metavar="DIR", help="The folder of the reports and the summary."),
+]
+Rehash = Annotated[
+    bool,
+    typer.Option(
+        "--rehash", envvar="COLLAPSE_REHASH",
+        help="Compute the digest of every file again, whatever its size and time of change say.",
+    ),
+]  # fmt: skip
+ExecutorKind = Annotated[
+    str,
+    typer.Option(
+        "--executor", envvar="COLLAPSE_EXECUTOR", metavar="KIND",
+        help="process: workers on this machine; ray: tasks on a Ray cluster (RAY_ADDRESS, else one of this machine).",
+    ),
+]  # fmt: skip
+Record = Annotated[
+    bool,
+    typer.Option(
+        "--record", envvar="COLLAPSE_RECORD",
+        help="Keep the report in the history, see `collapse history`.",
     ),
 ]  # fmt: skip
 Seed = Annotated[int, typer.Option("--seed", envvar="COLLAPSE_SEED", help="Recorded.")]

@@ -32,6 +32,7 @@ class Destinations:
     show_suppressed: bool = False
     sarif_anchor: str | None = None
     category: str = "default"
+    detail: str | None = None
 
     @classmethod
     def asked(cls, reporting: "Reporting", *, quiet: bool) -> "Destinations":
@@ -48,7 +49,12 @@ class Destinations:
             quiet=quiet,
             show_suppressed=reporting.show_suppressed,
         )
-        return replace(found, sarif_anchor=_anchor(reporting.sarif_anchor), category=reporting.category)
+        return replace(
+            found,
+            sarif_anchor=_anchor(reporting.sarif_anchor),
+            category=reporting.category,
+            detail=reporting.detail,
+        )
 
     @classmethod
     def parsed(
@@ -130,6 +136,7 @@ def deliver(report: "Report", to: Destinations) -> None:
         show_suppressed=to.show_suppressed,
         sarif_anchor=to.sarif_anchor,
         category=to.category,
+        detail=to.detail,
     )
     unwritten = []
     for name, path in to.files:
@@ -138,7 +145,8 @@ def deliver(report: "Report", to: Destinations) -> None:
         except BadPolicy as error:
             unwritten.append(error)
     is_terminal = sys.stdout.isatty()
-    chosen = "concise" if to.format == "table" and not is_terminal and to.color != "always" else to.format
+    is_for_people = is_terminal or to.color == "always" or to.detail is not None
+    chosen = "concise" if to.format == "table" and not is_for_people else to.format
     look = replace(
         plain,
         width=terminal_width(),

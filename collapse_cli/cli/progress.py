@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from collapse_cli.engine import Progress
     from collapse_cli.runs import Observer
 
-__all__ = ["watching"]
+__all__ = ["PLAIN_INTERVAL", "watching"]
 
 #: Seconds between two plain lines where no terminal is there.
-_PLAIN_INTERVAL = 30.0
+PLAIN_INTERVAL = 30.0
 
 
 @contextmanager
@@ -84,7 +84,7 @@ def _plain(*, quiet: bool, verbosity: int, show: bool) -> "Observer":
 
     def is_due() -> bool:
         nonlocal last
-        due = show or time.monotonic() - last >= _PLAIN_INTERVAL
+        due = show or time.monotonic() - last >= PLAIN_INTERVAL
         last = time.monotonic() if due else last
         return due
 

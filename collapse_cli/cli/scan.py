@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from collapse_cli.cli import options as flags
 from collapse_cli.cli.asked import Judging, Measuring, Reporting, flagged
 
 __all__ = ["scan"]
@@ -16,6 +17,7 @@ def scan(
     measuring: Measuring,
     judging: Judging,
     reporting: Reporting,
+    record: flags.Record = False,
 ) -> int:
     """Measure and judge checkpoints and dumps of activations, or all that a folder holds.
 
@@ -35,4 +37,4 @@ def scan(
         from collapse_cli import runs
 
         report = runs.scan(paths, wanted, options, observer)
-    return answer(report, destinations, paths, has_policy=bool(wanted.accepted or wanted.baseline))
+    return answer(report, destinations, paths, has_policy=bool(wanted.accepted or wanted.baseline), record=record)

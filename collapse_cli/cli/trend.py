@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from collapse_cli.cli import options as flags
 from collapse_cli.cli.asked import Judging, Measuring, Reporting, flagged
 
 __all__ = ["trend"]
@@ -19,6 +20,7 @@ def trend(
     measuring: Measuring,
     judging: Judging,
     reporting: Reporting,
+    record: flags.Record = False,
 ) -> int:
     """Measure and judge an ordered run of checkpoints, dumps or stored reports; reports are not measured again.
 
@@ -39,4 +41,4 @@ def trend(
         from collapse_cli import compare
 
         report = compare.trend(paths, wanted, options, observer)
-    return answer(report, destinations, paths, has_policy=bool(wanted.accepted or wanted.baseline))
+    return answer(report, destinations, paths, has_policy=bool(wanted.accepted or wanted.baseline), record=record)

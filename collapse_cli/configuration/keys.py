@@ -62,6 +62,7 @@ KEYS: Final = (
     Key("output", "files", "Files that are written as well, format by suffix unless named.", '["collapse.json"]'),
     Key("all", "switch", "The table shows every measurement.", "false"),
     Key("show-suppressed", "switch", "Accepted and known findings are shown as well.", "false"),
+    Key("detail", "text", "The table shows all that is known of these sites.", '"*.embed_tokens.weight"'),
     Key("sarif-anchor", "text", "Text file of the repository that SARIF results are placed on.", '"models/README.md"'),
     Key("category", "text", "Tells several SARIF uploads of one commit apart.", '"default"'),
     Key("color", "text", "When to colour.", '"auto"', ("auto", "always", "never")),

@@ -11,6 +11,7 @@ __all__ = ["Look"]
 class Look:
     """Columns, colour, every measurement or findings only, findings and errors only, suppressed findings as well.
 
+    `detail` names sites, or is a glob over them, of which a table shows all that is known.
     Of SARIF: the text file that results are placed on, and the category that tells several uploads of a commit apart.
     """
 
@@ -19,5 +20,6 @@ class Look:
     show_all: bool = False
     is_quiet: bool = False
     show_suppressed: bool = False
+    detail: str | None = None
     sarif_anchor: str | None = None
     category: str = "default"

@@ -12,6 +12,7 @@ from collapse_cli.core.finding import Finding, Severity
 from collapse_cli.core.manual import Manual
 from collapse_cli.core.report import Failure, Report, Subject
 from collapse_cli.core.text import plain, tail
+from collapse_cli.render.detail import print_detail
 from collapse_cli.render.finding_block import SHAPES, print_findings
 from collapse_cli.render.look import Look
 from collapse_cli.render.profiles import layer_profiles
@@ -76,6 +77,8 @@ def _subject(console: Console, report: Report, subject: Subject, look: Look) -> 
     if look.show_all and subject.measurements:
         console.print(_measurements(subject, console.width))
         console.print()
+    if look.detail is not None:
+        print_detail(console, report, subject, look.detail)
     print_findings(console, subject, {manual.name: manual for manual in report.manuals})
     hidden = [_suppressed(finding) for finding in suppressed_findings(subject)] if look.show_suppressed else []
     _listed(console, "○ suppressed", hidden, style="dim", longest=len(hidden))
@@ -132,7 +135,7 @@ def _analyzers(console: Console, report: Report, subject: Subject) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     unapplied = 0
     for manual in report.manuals:
-        if (manual.view in _OF_DUMPS) != (subject.kind == "dump"):
+        if subject.kind in ("checkpoint", "dump") and (manual.view in _OF_DUMPS) != (subject.kind == "dump"):
             continue
         row = _row(manual, subject, counts, report.provenance.intent)
         if row is None:
