@@ -112,7 +112,7 @@ def frechet_shift(
     old, new = Gaussian.of(before), Gaussian.of(after)
     if old.trace <= 0.0:
         return None
-    turned = Gaussian(new.count, new.mean, rotation.T @ new.covariance @ rotation)
+    turned = Gaussian(new.count, new.mean @ rotation, rotation.T @ new.covariance @ rotation)
     _, distance = squared_distance(old, turned)
     _, null = frechet_null(old, old.count)
     return distance / old.trace, null / old.trace

@@ -107,6 +107,7 @@ def weights() -> Example:
         "cross_moments(features,after.features)",
         "sample(features,after.features)",
     ),
+    uses=("labels", "after.labels"),
     remedy="Align before merging: permute the units of one network, merge the width that matches and keep the rest "
     "apart, and recompute batch statistics after the merge.",
     references=(

@@ -86,6 +86,7 @@ def weights() -> Example:
         "cross_moments(features,after.features)",
         "sample(features,after.features)",
     ),
+    uses=("labels", "after.labels"),
     remedy="Use the maximal-update parametrisation, a larger learning rate for this layer or a smaller output scale; "
     "check first that the layer trains at all.",
     references=(
