@@ -250,7 +250,7 @@ def _analysis(
         said += [Skip(None, site.name, stopped) for site in sites if site.name not in found.read | lost]
     named = {result.analyzer for result in results}
     said += [
-        Skip(one.name, None, f"nothing to accept: takes {one.manual.accepts}")
+        Skip(one.name, None, f"nothing to accept: takes {acceptance(one, is_of_dumps=False).says}")
         for one in analyzers
         if one.name not in named
     ]

@@ -345,7 +345,7 @@ def _analysis(
         said += [Skip(None, name, stopped) for name in unread]
     accepting = {analyzer.name for task in tasks for analyzer in task.analyzers}
     said += [
-        Skip(a.name, None, f"nothing to accept: takes {a.manual.accepts}")
+        Skip(a.name, None, f"nothing to accept: takes {acceptance(a, is_of_dumps=True).says}")
         for a in analyzers
         if a.name not in accepting and not _is_named(a, said)
     ]

@@ -8,7 +8,7 @@ from collapse_cli.core.report import Coverage, Failure, Skip
 from collapse_cli.core.site import Site
 from collapse_cli.engine.dump import accumulated
 from collapse_cli.engine.job import Results, Setting
-from collapse_cli.engine.options import Analysis, Options, Progress, deadline
+from collapse_cli.engine.options import Analysis, Options, Progress, acceptance, deadline
 from collapse_cli.errors import TimedOut
 from collapse_cli.kernels.comparisons import ActivationSeries
 from collapse_cli.kernels.views import Activations
@@ -66,7 +66,7 @@ def _analysis(
         said += [Skip(None, name, stopped) for name in held if name not in {result.site for result in results}]
     named = {result.analyzer for result in results}
     said += [
-        Skip(one.name, None, f"nothing to accept: takes {one.manual.accepts}")
+        Skip(one.name, None, f"nothing to accept: takes {acceptance(one, is_of_dumps=True).says}")
         for one in analyzers
         if one.name not in named
     ]

@@ -111,8 +111,11 @@ def failure(error: Exception, analyzer: str | None, site: str | None) -> Failure
 def _device(view: Any) -> torch.device:
     if isinstance(view, Block):
         return next(weights[0] for weights in view.weights.values()).tensor.device
-    device: torch.device = view.tensor.device
-    return device
+    if isinstance(view, Weight | Stored):
+        return view.tensor.device
+    members = getattr(view, "members", ())
+    # a pair, a pool or a series holds weights; what is said of all sites together holds no tensor at all
+    return members[0].tensor.device if members and isinstance(members[0], Weight) else torch.device("cpu")
 
 
 def content_hash(tensor: Tensor) -> tuple[str, bool]:

@@ -45,7 +45,7 @@ def analyse_run(
     for analyzer in shown:
         found.show(view, analyzer, (0, 0), setting)
     results = [result for _order, result in found.results]
-    known = {site.name: site for member in members for site in member.sites}
+    known = {site.name: site for member in members for site in member.sites} | {RUN_SITE: whole}
     named = dict.fromkeys(result.site for result in results if result.site)
     sites = [known.get(name.partition("#rule=")[0], found.derived.get(name, whole)) for name in named]
     return Analysis(

@@ -6,7 +6,7 @@ from typing import Final, Literal, final
 
 from collapse_cli.kernels.run_series import Trend
 
-__all__ = ["RULES", "SIGNIFICANT", "Opposed", "Rule", "opposed"]
+__all__ = ["ASKED", "RULES", "SIGNIFICANT", "Opposed", "Rule", "opposed"]
 
 #: p, adjusted over sites, below which a series has a trend.
 SIGNIFICANT: Final = 0.01
@@ -134,6 +134,9 @@ RULES: Final = (
         ),
     ),
 )
+
+#: Every series that a rule asks for.
+ASKED: Final = frozenset(name for rule in RULES for move in rule.moves for name, _direction in move)
 
 
 def opposed(trends: Sequence[Trend], run_site: str) -> Iterator[Opposed]:

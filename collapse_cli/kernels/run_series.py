@@ -1,7 +1,7 @@
 """The numbers of a run, one series for each metric at each site, and what their trends are."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final, Literal, final
@@ -75,14 +75,17 @@ class Trend:
         return (better == "higher" and self.slope < 0.0) or (better == "lower" and self.slope > 0.0)
 
 
-def collected(run: Run) -> tuple[Series, ...]:
-    """Every series of a metric with a direction or a limit, in source order, and the known figures of the metadata."""
+def collected(run: Run, also: Collection[str] = ()) -> tuple[Series, ...]:
+    """Every series of a metric with a direction or a limit, in source order, and the known figures of the metadata.
+
+    `also` are further rules that are followed, without either.
+    """
     found: dict[tuple[str, str], list[tuple[int, float, float | None]]] = {}
     metrics: dict[str, Metric] = {}
     for place, member in enumerate(run.members):
         for measured in member.measurements:
             metric = run.metrics.get(measured.rule)
-            if metric is None or (metric.better is None and metric.warn is None and metric.error is None):
+            if metric is None or not (metric.better or metric.warn or metric.error or measured.rule in also):
                 continue
             metrics[measured.rule] = metric
             found.setdefault((measured.site, measured.rule), []).append((place, measured.value, measured.null))

@@ -1,6 +1,7 @@
 """Trends of many short series at once: slopes, tests of monotony, change points. Series × members, float64."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Final, final
@@ -10,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["ChangePoints", "Lines", "Monotony", "adjusted", "change_points", "lines", "monotony"]
+__all__ = ["ChangePoints", "Lines", "Monotony", "adjusted", "change_points", "lines", "monotony", "slope"]
 
 #: Entries of one block of pairwise slopes: 32 MiB in float64.
 _BLOCK_ENTRIES: Final = 1 << 22
@@ -68,6 +69,12 @@ def lines(values: Float[Tensor, "series members"], steps: Float[Tensor, " member
     is_flat = move <= _ROUNDING * values.abs().amax(1)
     distance = torch.where(is_flat, 0.0, (move / scale).nan_to_num(0.0, _FARTHEST).clamp_max(_FARTHEST))
     return Lines(slope, intercept, distance)
+
+
+def slope(steps: Sequence[float], values: Sequence[float]) -> float:
+    """The Theil–Sen slope of one series of two members or more."""
+    at, series = torch.tensor(steps, dtype=torch.float64), torch.tensor([values], dtype=torch.float64)
+    return float(_slopes(series, at))
 
 
 def _slopes(values: Tensor, steps: Tensor) -> Float[Tensor, " series"]:

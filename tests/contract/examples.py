@@ -65,7 +65,9 @@ def _compared(
         return analyse_run(example.subjects, manuals, [analyzer], options, steps=steps)
     members = [given] + [
         {
-            name: change(as_tensor(value)) if as_tensor(value).is_floating_point() else as_tensor(value)
+            name: change(as_tensor(value))
+            if as_tensor(value).is_floating_point() or change in ON_EVERY_ROW
+            else as_tensor(value)
             for name, value in other.items()
         }
         for other in example.others

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import re
 import unicodedata
 from collections.abc import Callable
+from urllib.parse import unquote
+from xml.etree import ElementTree
 
 import jsonschema
 import pytest
@@ -29,6 +32,10 @@ LOOKS = {
     "narrow": Look(width=40),
     "wide": Look(width=200, show_all=True),
 }
+
+
+#: A workflow command of ours: in properties no colon and no comma is literal.
+OWN_COMMAND = re.compile(r"::(?:error|warning|notice) title=([^,:]+)(?:,file=([^,:]+),line=1)?::(.+)")
 
 
 def rendered(form: str, given: Report, look: Look = Look()) -> str:
@@ -60,7 +67,10 @@ def test_colour_is_the_only_thing_that_controls_a_terminal() -> None:
 @every_format
 def test_no_name_becomes_a_workflow_command(form: str) -> None:
     for line in rendered(form, hostile(), Look(width=200, show_all=True)).splitlines():
-        assert not line.lstrip().startswith("::")
+        if form == "github":
+            assert OWN_COMMAND.fullmatch(line)
+        else:
+            assert not line.lstrip().startswith("::")
         if form not in ("json", "jsonl"):
             assert "##[" not in line
 
@@ -95,6 +105,10 @@ def found_in(form: str, text: str) -> set[tuple[str, str]]:
     if form == "csv":
         rows = csv.DictReader(io.StringIO(text))
         return {(f"{row['analyzer']}/{row['metric']}", row["site"]) for row in rows if row["severity"]}
+    if form in ("sarif", "github", "gitlab", "junit"):
+        return found_by_ci(form, text)
+    if form == "card":
+        return {(m[2], m[1]) for m in re.finditer(r"^\| (?:error|warning|info) \| `(\S+)` \| `(\S+)` ", text, re.M)}
     if form == "concise":
         return {(m[2], m[1]) for m in re.finditer(r"^\S+: (\S+): (?:error|warning|info): (\S+) ", text, re.M)}
     if form == "md":
@@ -106,6 +120,109 @@ def found_in(form: str, text: str) -> set[tuple[str, str]]:
         elif site := re.match(r" {11}(\S+) +[\d.,e+-]+ +(?:random|null) ", line):
             found.add((rule, site[1]))
     return found
+
+
+def found_by_ci(form: str, text: str) -> set[tuple[str, str]]:
+    if form == "sarif":
+        results = json.loads(text)["runs"][0]["results"]
+        return {(one["ruleId"], one["locations"][0]["logicalLocations"][0]["fullyQualifiedName"]) for one in results}
+    if form == "github":
+        found = {OWN_COMMAND.fullmatch(line) for line in text.splitlines()}
+        return {(m[1], m[3].split(": ")[1]) for m in found if m and "/" in m[1]}
+    if form == "gitlab":
+        issues = [(one["check_name"], one["description"].split(": ")[1]) for one in json.loads(text)]
+        return {(rule, site) for rule, site in issues if not rule.endswith(("/failed", "/not-analysed"))}
+    return {(name, line.split(": ")[1]) for _, name, lines in failures(text) for line in lines}
+
+
+def failures(text: str) -> list[tuple[str, str, list[str]]]:
+    """Subject, rule and lines of the failures of a JUnit report."""
+    cases = ElementTree.fromstring(text).iter("testcase")
+    return [
+        (case.get("classname", ""), case.get("name", ""), (failure.text or "").split("\n"))
+        for case in cases
+        for failure in case.iter("failure")
+    ]
+
+
+#: Names as they are, not as an attack: what quoting, separating and encoding get wrong.
+AWKWARD = (
+    "say \"hi\" and 'bye'.weight",
+    "a, b; c: d.weight",
+    "two\nlines\r\n.weight",
+    "100%25 %0A %2C ${{ x }}.weight",
+    "größe.重み.🎈.weight",
+    "\x00\x07\x1b[31m\x85.weight",
+    "<b>&amp;</b>]]>.weight",
+    "\ufffe\uffff.weight",
+    "/".join(["deep"] * 58) + "/x.weight",
+)
+
+
+def awkward() -> Report:
+    """One subject a name, which is its path too, with one finding."""
+    assert max(map(len, AWKWARD)) == 298
+    return report(*(subject(f"runs/{name}", measurements=(ratio(name, 0.01),)) for name in AWKWARD))
+
+
+def stated(form: str, text: str, rule: str, subject_id: str, site: str) -> bool:
+    """Whether a format states this finding of this subject, names as that format shows them."""
+    subject_shown, site_shown = plain(subject_id), plain(site)
+    if form == "json":
+        subjects = {one["id"]: one["findings"] for one in json.loads(text)["subjects"]}
+        return [pair(one["measurement"]) for one in subjects[subject_id]] == [(rule, site)]
+    if form == "jsonl":
+        found = [json.loads(line) for line in text.splitlines()]
+        return any(one.get("subject") == subject_id and pair(one["measurement"]) == (rule, site)
+                   for one in found if one["type"] == "finding")  # fmt: skip
+    if form == "csv":
+        rows = csv.DictReader(io.StringIO(text))
+        return any(
+            (row["subject"], row["site"], row["severity"]) == (subject_shown, site_shown, "error") for row in rows
+        )
+    if form == "sarif":
+        log = json.loads(text)["runs"][0]
+        places = [(one["ruleId"], one["locations"][0]) for one in log["results"]]
+        return any(
+            name == rule
+            and unquote(place["physicalLocation"]["artifactLocation"]["uri"]) == subject_id
+            and place["logicalLocations"][0]["fullyQualifiedName"] == site_shown
+            for name, place in places
+        )
+    if form == "github":
+        found = [OWN_COMMAND.fullmatch(line) for line in text.splitlines()]
+        opening = f"{subject_shown}: {site_shown}: "
+        return any(m and unquote(m[1]) == rule and unquote(m[2] or "") == subject_shown
+                   and unquote(m[3]).startswith(opening) for m in found)  # fmt: skip
+    if form == "gitlab":
+        return any(
+            one["location"]["path"] == subject_shown and one["description"].startswith(f"{rule}: {site_shown}: ")
+            for one in json.loads(text)
+        )
+    if form == "junit":
+        shown = (
+            site_shown.replace("\ufffe\uffff", "\\ufffe\\uffff"),
+            subject_shown.replace("\ufffe\uffff", "\\ufffe\\uffff"),
+        )
+        return any(
+            (name, one) == (rule, shown[1]) and lines[0].startswith(f"error: {shown[0]}: ")
+            for one, name, lines in failures(text)
+        )
+    if form in ("md", "card"):
+        return f"| error | `{site_shown}` | `{rule}` |" in text
+    if form == "concise":
+        return f"{subject_shown}: {site_shown}: error: {rule} " in text
+    return rule in text and site_shown in (html.unescape(text) if form == "html" else text)
+
+
+@every_format
+def test_an_awkward_name_is_stated_in_every_format_as_one_finding(form: str) -> None:
+    whole = awkward()
+    text = rendered(form, whole, Look(width=2_000))
+    assert unsafe(text) == set()
+    for one in whole.subjects:
+        (finding,) = one.findings
+        assert stated(form, text, finding.measurement.rule, one.id, finding.measurement.site), one.id
 
 
 def pair(measurement: dict[str, str]) -> tuple[str, str]:

@@ -146,7 +146,7 @@ def collapsed() -> Example:
             "https://doi.org/10.1007/BF02289451",
         ),
         Reference(
-            "Heusel et al. GANs Trained by a Two Time-Scale Update Rule Converge. 2017",
+            "Heusel et al. GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium. 2017",
             "https://arxiv.org/abs/1706.08500",
         ),
     ),

@@ -77,7 +77,7 @@ def collapsed() -> Example:
         Reference(
             "Bonheme & Grzes. Be More Active! Understanding the Differences between Mean and Sampled Representations "
             "of Variational Autoencoders. 2023",
-            "https://arxiv.org/abs/2109.12679",
+            "https://jmlr.org/papers/v24/21-1145.html",
         ),
     ),
     examples={"healthy": healthy, "collapsed": collapsed},

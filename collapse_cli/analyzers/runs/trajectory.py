@@ -122,7 +122,7 @@ def collapsed() -> Example:
             "https://arxiv.org/abs/1806.08805",
         ),
         Reference(
-            "Almansoori et al. Flag Aggregator: Scalable Distributed Training under Failures and Augmented Losses "
+            "Almasi et al. Flag Aggregator: Scalable Distributed Training under Failures and Augmented Losses "
             "using Convex Optimization. 2023",
             "https://arxiv.org/abs/2302.05865",
         ),

@@ -158,8 +158,8 @@ def collapsed() -> Example:
             "https://doi.org/10.1111/j.2517-6161.1995.tb02031.x",
         ),
         Reference(
-            "Garrido et al. RankMe: Assessing the Downstream Performance of Pretrained Representations by Their Rank. "
-            "2022",
+            "Garrido et al. RankMe: Assessing the Downstream Performance of Pretrained Self-Supervised Representations "
+            "by Their Rank. 2022",
             "https://arxiv.org/abs/2210.02885",
         ),
         Reference(
@@ -195,19 +195,20 @@ def trend(run: "Run") -> Iterator[Measurement | Skip]:
     Figures of the metadata of members (loss, accuracy, …) are the series `#run#rule=metadata/…`.
 
     ## Limits
-    Metrics without a direction and without a limit are left out, and so are series that do not move; of more than 2,000
-    series those with a finding and the clearest trends are told, the others counted. A trend alone is never a finding:
-    weights lose rank in every sound training, and d counts in scales of the residuals, so a smooth series
-    moves far however little it moves. Below 8 members there are slopes and nothing else. On a pure random walk of 20
-    members a trend is seen in 18 of 100 runs, hence two series in every rule. Sites of one model move together, so the
-    adjustment for their number is optimistic. A change of the learning rate makes change points. Falling rank of
+    Metrics without a direction and without a limit are left out, but for those a rule asks for, and so are series that
+    do not move; of more than 2,000 series those with a finding and the clearest trends are told, the others counted. A
+    trend alone is never a finding: weights lose rank in every sound training, and distances count in scales of the
+    residuals, so that a smooth series moves far however little it moves. Few members with smooth residuals are taken
+    for a series with memory, and show no trend. Below 8 members there are slopes and nothing else. On a random walk of
+    20 members a trend is seen in 18 of 100 runs, hence two series in every rule. Sites of one model move together, so
+    the adjustment for their number is optimistic. A change of the learning rate makes change points. Falling rank of
     features is right under neural collapse. A decline from a best value of 0 has no size. Reports carry no metadata of
     their members, so their loss is not known. Compare reports of one version, of one number of rows and preprocessing.
     """
     if any(after <= before for before, after in zip(run.steps, run.steps[1:], strict=False)):
         yield skip(run.site.name, "the steps of the members do not ascend")
         return
-    series, least = kernels.run_series.collected(run), kernels.run_series.MIN_MEMBERS
+    series, least = kernels.run_series.collected(run, also=kernels.opposed_trends.ASKED), kernels.run_series.MIN_MEMBERS
     count = len(run.members)
     if count < least:
         yield skip(run.site.name, f"everything but slope: run too short: {count} of {least}")

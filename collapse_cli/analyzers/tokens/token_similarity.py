@@ -107,7 +107,8 @@ def _tokens(own: float, shared: float) -> Example:
             "https://arxiv.org/abs/2103.03404",
         ),
         Reference(
-            "Wang et al. Anti-Oversmoothing in Deep Vision Transformers via the Fourier Domain Analysis. 2022",
+            "Wang et al. Anti-Oversmoothing in Deep Vision Transformers via the Fourier Domain Analysis: From Theory "
+            "to Practice. 2022",
             "https://arxiv.org/abs/2203.05962",
         ),
         Reference(
@@ -123,7 +124,7 @@ def _tokens(own: float, shared: float) -> Example:
         ),
         Reference("Zong et al. Self-slimmed Vision Transformer. 2021", "https://arxiv.org/abs/2111.12624"),
         Reference(
-            "Wu & Mo. Masked Momentum Contrastive Learning for Zero-shot Semantic Understanding. 2023",
+            "Wu et al. Masked Momentum Contrastive Learning for Zero-shot Semantic Understanding. 2023",
             "https://arxiv.org/abs/2308.11448",
         ),
     ),

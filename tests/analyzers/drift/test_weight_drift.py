@@ -103,6 +103,9 @@ def test_recasting_is_within_rounding_and_a_step_beyond_it_is_not() -> None:
         assert found.evidence["reading"] == "within rounding"
     moved = at(weight_drift.run(pair(old, (old * 1.01 + 0.01).bfloat16())))["relative_change", "w"]
     assert moved.evidence["reading"] == "moved"
+    near_one = 1.0 + 1e-4 * torch.rand(300, generator=torch.Generator().manual_seed(0))
+    step = at(weight_drift.run(pair(near_one, torch.full((300,), 1.0078125).bfloat16())))["relative_change", "w"]
+    assert step.evidence["reading"] == "moved", "one whole step of bf16, where recasting moves half of one at most"
     same = at(weight_drift.run(pair(old, old)))["relative_change", "w"]
     assert same.evidence["reading"] == "unchanged"
 

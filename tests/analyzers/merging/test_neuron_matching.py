@@ -14,7 +14,9 @@ from tests.views import at, reasons, values
 
 
 def of_dumps(x: np.ndarray, y: np.ndarray):  # type: ignore[no-untyped-def]
-    pair = paired_dump(memory_dump({"features": x}, metadata={}), memory_dump({"features": y}, metadata={}))
+    labels = np.arange(len(x)) % 3
+    dumps = [memory_dump({"features": rows, "labels": labels}, metadata={}) for rows in (x, y)]
+    pair = paired_dump(*dumps)
     analysis = analyse_dump(pair, [neuron_matching])
     assert not analysis.failures
     return analysis

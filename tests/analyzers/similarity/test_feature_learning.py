@@ -75,3 +75,13 @@ def test_what_cannot_be_had_is_skipped() -> None:
     zero = of_weights(torch.zeros(8, 8), torch.ones(8, 8))
     assert "spectral_update: all zero at the start" in reasons(zero.skips)
     assert [s.site for s in zero.skips if "width_exponent" in s.reason] == ["#model"]
+
+
+def test_rows_whose_labels_agree_by_chance_only_are_not_paired() -> None:
+    rng = np.random.default_rng(3)
+    x, labels = rng.normal(size=(300, 6)), rng.integers(0, 5, size=300)
+    for other, is_paired in ((labels, True), (rng.permutation(labels), False)):
+        dumps = [memory_dump({"features": x, "labels": y}, metadata={}) for y in (labels, other)]
+        analysis = analyse_dump(paired_dump(*dumps), [feature_learning])
+        assert not analysis.failures
+        assert any("rows not paired" in reason for reason in reasons(analysis.skips)) is not is_paired
