@@ -14,6 +14,7 @@ from collapse_cli.core.manual import Manual
 from collapse_cli.core.policy import Policy
 from collapse_cli.core.report import Coverage, Failure, Part, Report, Status, Subject
 from collapse_cli.errors import InputError
+from collapse_cli.history import members as past_members
 from collapse_cli.runs import Observer, ScanOptions, assembled, engine_options, measured, subject_id, subject_paths
 from collapse_cli.sources import open_checkpoint
 from collapse_cli.sources.digest import digest
@@ -32,6 +33,8 @@ __all__ = ["diff", "trend"]
 #: What analyzers of pairs and pools are handed, and those of runs.
 PAIR_VIEWS = frozenset({"pair", "pool", "activation_pair", "activation_series"})
 RUN_VIEWS = frozenset({"series", "activation_series", "run"})
+#: What begins so is a glob over the subjects of the history, in the order of their runs.
+HISTORY = "history:"
 _NUMBER = re.compile(r"\d+")
 
 
@@ -263,6 +266,9 @@ def trend(
 
 
 def _run_members(path: Path, options: ScanOptions) -> list[_Member]:
+    if str(path).startswith(HISTORY):
+        past = past_members(str(path).removeprefix(HISTORY))
+        return [_Member(path, subject.id, "report", subject, manuals) for subject, manuals in past]
     if path.is_file() and is_report(path):
         stored = read_report(path)
         return [_Member(path, subject.id, "report", subject, stored.manuals) for subject in stored.subjects]

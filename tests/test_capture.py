@@ -318,7 +318,10 @@ CAPTURES: dict[str, tuple[dict[str, Any], str]] = {
     "no such site": ({"sites": ["layer.0"]}, 'site "layer.0" names no module'),
     "star stops at a dot": ({"sites": ["l*0"]}, "names no module"),
     "a module that does not run": ({"sites": ["unused"]}, 'site "unused" should run in the forward pass'),
-    "an unknown role": ({"roles": ("labels",)}, "roles should be of features, tokens, attention, logits, labels given"),
+    "an unknown role": (
+        {"roles": ("labels",)},
+        "roles should be of features, tokens, attention, logits, router_logits, labels given",
+    ),
     "an unknown pooling": ({"pooling": "max"}, "it is 'max'"),
     "no such column": ({"labels": 7}, "labels: the batch should have 7"),
     "a column of another length": ({"labels": lambda batch: batch[1][:2]}, "labels should have 4 rows"),

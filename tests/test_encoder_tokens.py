@@ -90,6 +90,7 @@ def test_capture_gives_what_the_analyzers_take(encoder: tuple[Any, Any], tmp_pat
         for a in (0, 16)
     ]
     out = capture(model, batches, sites=["encoder.layer.5"], out=tmp_path / "d", roles=("features", "tokens"))
+    assert open_dump(out).metadata["cls"] == "true"
     dump = open_dump(out)
     analysis = analyse_dump(dump, list(ANALYZERS))
     assert not analysis.failures
@@ -97,9 +98,9 @@ def test_capture_gives_what_the_analyzers_take(encoder: tuple[Any, Any], tmp_pat
     mask, tokens = dump.read("encoder.layer.5", "mask"), dump.read("encoder.layer.5", "tokens").double()
     residuals = []
     for row, valid in zip(tokens, mask, strict=True):
-        kept = row[valid]
+        kept = row[valid][1:]
         residuals.append(float((kept - kept.mean(0)).norm() / kept.norm()))
-    used = [residual for residual, valid in zip(residuals, mask, strict=True) if int(valid.sum()) >= 8]
+    used = [residual for residual, valid in zip(residuals, mask, strict=True) if int(valid.sum()) >= 9]
     assert found["residual"].evidence["sequences"] == len(used) >= 16
     assert found["residual"].value == pytest.approx(sum(used) / len(used), rel=1e-9)
     assert found["max_to_median"].evidence["entries"] == int(mask.sum()) * 384

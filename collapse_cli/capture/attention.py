@@ -102,7 +102,9 @@ def attention_beside(output: Any) -> Tensor | None:
     return weights if weights.dim() == 4 and weights.is_floating_point() else None
 
 
-def attention_arrays(output: Any, sites: Sequence[str], current: Pass, arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def attention_arrays(
+    output: Any, sites: Sequence[str], current: Pass, arrays: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """The attention of one pass: what the model lists of its layers, and what was taken from modules inside the sites.
 
     Raises:

@@ -1,6 +1,6 @@
 """What a model, its configuration and a first batch say of a dump; what they leave open is not filled in."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -17,8 +17,11 @@ _TEXT: Final = frozenset(
 )
 #: Encoders of images that cut them into patches once, with the tokens that lead; register tokens come on top.
 _IMAGE: Final = {
-    **dict.fromkeys(("vit", "vit_msn", "dinov2", "dinov2_with_registers", "dinov3_vit", "beit"), 1),
-    **{"data2vec-vision": 1, "clip_vision_model": 1, "deit": 2, "siglip_vision_model": 0, "ijepa": 0},
+    **dict.fromkeys(("vit", "vit_msn", "dinov2", "dinov2_with_registers", "dinov3_vit", "beit", "data2vec-vision"), 1),
+    "clip_vision_model": 1,
+    "deit": 2,
+    "siglip_vision_model": 0,
+    "ijepa": 0,
 }
 #: What configurations call the experts per token. Not `top_k`, which is an option of sampling.
 _EXPERTS_PER_TOKEN: Final = ("num_experts_per_tok", "moe_topk", "moe_top_k", "moe_k", "top_k_experts")
@@ -98,18 +101,21 @@ def _causal_of_modules(model: nn.Module, sites: Sequence[str]) -> str | None:
 
     A module that says it is not may still be given a causal mask, so that this is not taken for an answer.
     """
-    said = {
-        module.is_causal
-        for name, module in model.named_modules()
-        if isinstance(getattr(module, "is_causal", None), bool) and _touches(name, sites)
-    }
+    named = {name: module.is_causal for name, module in model.named_modules() if hasattr(module, "is_causal")}
+    said = {is_causal for site in sites or [""] for is_causal in _around(site, named)}
     if said == {True} or (not said and type(model).__name__.endswith("ForCausalLM")):
         return "true"
     return None
 
 
-def _touches(name: str, sites: Sequence[str]) -> bool:
-    return inside(name, sites) or any(inside(site, [name]) for site in sites)
+def _around(site: str, named: Mapping[str, Any]) -> set[Any]:
+    """What modules say inside a site, or else inside the nearest module around it that has any."""
+    parts = site.split(".")
+    for end in range(len(parts), -1, -1):
+        scope = ".".join(parts[:end])
+        if found := {said for name, said in named.items() if inside(name, [scope] if scope else [])}:
+            return found
+    return set()
 
 
 def _leading_tokens(configuration: Any, inputs: Inputs | None) -> str | None:
@@ -129,7 +135,9 @@ def _grid(configuration: Any, inputs: Inputs | None) -> str | None:
     if configuration.model_type not in _IMAGE or inputs is None:
         return None
     given = [*inputs.args, *inputs.named.values()]
-    images = next((one for one in given if isinstance(one, Tensor) and one.is_floating_point() and one.dim() == 4), None)
+    images = next(
+        (one for one in given if isinstance(one, Tensor) and one.is_floating_point() and one.dim() == 4), None
+    )
     patch = getattr(configuration, "patch_size", None)
     sides = (patch, patch) if isinstance(patch, int) else tuple(patch or ())
     if images is None or len(sides) != 2 or min(sides) < 1:

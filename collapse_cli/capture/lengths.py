@@ -39,7 +39,9 @@ def lengthened(arrays: Mapping[str, Tensor], length: int) -> dict[str, Tensor]:
                 got=f"it has {side:,}",
                 hint="raise max_length, or let the tokenizer truncate: truncation=True, max_length=…",
             )
-        margins = [margin for axis in reversed(range(tensor.dim())) for margin in (0, (length - side) * (axis in along))]
+        margins = [
+            margin for axis in reversed(range(tensor.dim())) for margin in (0, (length - side) * (axis in along))
+        ]
         found[name] = pad(tensor, margins)
         if mask is None:
             mask = found[join_name(OUTPUT, "mask")] = torch.arange(length).expand(tensor.shape[0], length) < side

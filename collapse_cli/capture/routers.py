@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, final
 
-from torch import Tensor, nn
+from torch import nn
 
 from collapse_cli.capture.batches import Inputs
 from collapse_cli.capture.known import inside
 from collapse_cli.capture.watching import Pass, named_outputs, origin, tensors_in
 from collapse_cli.errors import InputError
 
-__all__ = ["Router", "found_routers", "routed", "token_rows"]
+__all__ = ["Router", "found_routers", "routed"]
 
 _LISTED = ("router_logits", "encoder_router_logits", "decoder_router_logits")
 
@@ -27,7 +27,9 @@ class Router:
     place: int | None = None
 
 
-def found_routers(model: nn.Module, sites: Sequence[str], inputs: Inputs, call: Callable[..., Any]) -> dict[str, Router]:
+def found_routers(
+    model: nn.Module, sites: Sequence[str], inputs: Inputs, call: Callable[..., Any]
+) -> dict[str, Router]:
     """The routers inside the sites of a Hugging Face model, by one pass that is asked for router logits.
 
     They are the modules that returned the very tensors that the model then lists: a list alone leaves open which
@@ -77,7 +79,9 @@ def _record(current: Pass, site: str, place: int | None, _module: nn.Module, _ar
     held = tensors_in(output)
     logits = held[place] if place is not None else next((one for one in held if one.is_floating_point()), None)
     if logits is None or logits.dim() < 2:
-        raise InputError(f'router "{site}" should give logits, tokens × experts', got=f"it gives {type(output).__name__}")
+        raise InputError(
+            f'router "{site}" should give logits, tokens × experts', got=f"it gives {type(output).__name__}"
+        )
     rows, samples = logits.numel() // logits.shape[-1], current.inputs.samples
     mask = current.inputs.mask
     tokens = rows // samples
@@ -89,11 +93,3 @@ def _record(current: Pass, site: str, place: int | None, _module: nn.Module, _ar
     if chosen is not None and chosen.shape[-1] <= logits.shape[-1] and chosen.dtype.itemsize > 1:
         taken["expert_index"] = chosen.reshape(samples, tokens, -1).cpu()
     current.routed.setdefault(site, []).append(taken)
-
-
-def token_rows(array: Tensor, mask: Tensor | None, samples: int | None) -> Tensor:
-    """Samples × tokens × anything as one row per real token of the first `samples` samples, in their order."""
-    first = array[:samples]
-    if mask is None or mask.shape[1] != array.shape[1]:
-        return first.flatten(0, 1)
-    return first[mask[:samples].cpu()]

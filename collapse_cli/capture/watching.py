@@ -56,7 +56,7 @@ def evaluated(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def named_outputs(modules: Mapping[str, nn.Module], current: Pass) -> Iterator[None]:
-    """Hooks that remember which module returned which tensor: a model's own lists do not say of which layers they are."""
+    """Hooks that remember which module returned which tensor: a model's own lists do not say whose they are."""
 
     def remember(name: str) -> Any:
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:

@@ -50,6 +50,7 @@ class DumpWriter:
         self._metadata = {SCHEMA_KEY: SCHEMA, **_texts(metadata, str(path))}
         self._pending: dict[str, list[Tensor]] = {}
         self._first: dict[str, Tensor] = {}  # no rows, the shape and dtype that every append must have
+        self._together: list[frozenset[str]] = []
         self._rows: dict[str, int] = {}
         self._whole: dict[str, Tensor] = {}
         self._shards: list[dict[str, Any]] = []
@@ -59,7 +60,8 @@ class DumpWriter:
     def append(self, arrays: Mapping[str, Any]) -> None:
         """Add rows: torch tensors or numpy arrays by `<site>/<role>` or role, each with as many rows.
 
-        Arrays whose role has no rows (`head_weight`, `codebook`) are given once, with `attach`.
+        Arrays that are appended together are always so. Others have rows of their own: samples and reference, or one
+        site per sample and another per token. Arrays whose role has no rows (`head_weight`) are given with `attach`.
 
         Raises:
             InputError: a name has no role, or an array cannot have it, or not the rows, shape or dtype of the others.
@@ -97,11 +99,12 @@ class DumpWriter:
         """Write what still waits, then the index; the folder is a whole dump from then on.
 
         Raises:
-            InputError: nothing was appended, or it was finished before.
+            InputError: nothing was appended, arrays of one site have not as many rows, or it was finished before.
         """
         self._check_open()
         if not self._rows:
             raise InputError("no rows were appended", where=str(self.path), hint="a dump has at least one row")
+        self._check_sites()
         self._flush(is_last=True)
         index = {SCHEMA_KEY: SCHEMA, "metadata": self._metadata, "shards": self._shards}
         replace_file(self.path / INDEX_NAME, [json.dumps(index, indent=1, ensure_ascii=False).encode()])
@@ -173,9 +176,8 @@ class DumpWriter:
             )
 
     def _check_known(self, rows: Mapping[str, Tensor]) -> None:
-        """Every append has the arrays of the first one of its kind of rows, with their shapes and dtypes."""
-        kinds = {ROLES[split_name(name)[1]].rows for name in rows}
-        known = {name for name in self._first if ROLES[split_name(name)[1]].rows in kinds}
+        """Arrays that were appended together stay together, with their shapes and dtypes."""
+        known = {name for together in self._together if together & rows.keys() for name in together}
         if known and known != set(rows):
             missing, added = sorted(known - set(rows)), sorted(set(rows) - known)
             said = [f"{', '.join(missing)} missing"] * bool(missing) + [f"{', '.join(added)} new"] * bool(added)
@@ -185,6 +187,8 @@ class DumpWriter:
                 got="; ".join(said),
                 hint="rows that lack an array would shift those after them",
             )
+        if not known:
+            self._together.append(frozenset(rows))
         for name, tensor in rows.items():
             first = self._first.setdefault(name, tensor[:0].detach().cpu())
             if first.shape[1:] != tensor.shape[1:]:
@@ -193,6 +197,15 @@ class DumpWriter:
                 raise self._refused(name, f"should have rows of shape {was}, as before", f"they are {now}", hint)
             if first.dtype != tensor.dtype:
                 raise self._refused(name, f"should be {first.dtype}, as before", f"it is {tensor.dtype}")
+
+    def _check_sites(self) -> None:
+        """Arrays of a site that grow along the same axis have as many rows, however they were appended."""
+        first: dict[tuple[str, str | None], str] = {}
+        for name, count in self._rows.items():
+            site, role = split_name(name)
+            before = first.setdefault((site, ROLES[role].rows), name)
+            if self._rows[before] != count:
+                raise self._refused(name, f"should have {self._rows[before]:,} rows, as {before}", f"it has {count:,}")
 
     def _refused(self, name: str, expected: str, got: str, hint: str = "") -> InputError:
         return InputError(f'array "{name}"', where=str(self.path), expected=expected, got=got, hint=hint)

@@ -10,7 +10,7 @@ __all__ = ["layer_numbers", "running_order"]
 _FLAGS = re.ASCII | re.DOTALL
 _STAGES = tuple(re.compile(pattern, _FLAGS) for pattern in families.STAGES)
 _LAYER = re.compile(
-    r"(?:^|\.)(?:layers?|h|blocks?|resblocks|(?:single_)?transformer_blocks|\w+_layers|units|convs|lins|cells)\.(\d{1,6})\.[^.]"
+    r"(?:^|\.)(?:layers?|h|blocks?|resblocks|(?:single_)?transformer_blocks|\w+_layers|units|convs|lins|cells|hidden_states)\.(\d{1,6})\.[^.]"
     r"|(?:^|\.)encoder_layer_(\d{1,6})\.",
     _FLAGS,
 )

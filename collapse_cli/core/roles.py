@@ -49,7 +49,7 @@ METADATA: Final = frozenset(
         "step",
     }
     | {"top_k", "capacity_factor", "codebook_size", "pooling", "steps", "window", "activation", "paired", "embedding"}
-    | {"curvature", "weight_decay"}
+    | {"curvature", "weight_decay", "task", "forget_groups"}
 )
 
 Numbers = Literal["float", "integer", "boolean", "number"]

@@ -63,7 +63,7 @@ class Origin:
         return Generation(made.trace, distance, tail, self._recall(chosen))
 
     def _recall(self, rows: Float[Tensor, "rows features"]) -> float:
-        """Share of the origin inside a ball of a generated row that reaches to its fifth other one; copies have none."""
+        """Share of the origin in the ball of a generated row that reaches to its fifth other one; copies have none."""
         different = distinct(rows)
         if different.shape[0] <= NEIGHBOURS:
             return 0.0

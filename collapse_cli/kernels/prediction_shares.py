@@ -54,7 +54,7 @@ def divergence_null(left: Int[Tensor, " classes"], right: Int[Tensor, " classes"
 
 
 def effective(counts: Float[Tensor, "... classes"]) -> Float[Tensor, "..."]:
-    """exp of the entropy of the shares over the number of classes."""
+    """The exponential of the entropy of the shares over the number of classes."""
     shares = counts.double() / counts.sum(-1, keepdim=True)
     result: Tensor = -torch.special.xlogy(shares, shares).sum(-1)
     return result.exp() / counts.shape[-1]

@@ -152,7 +152,7 @@ def collapsed() -> Example:
             "https://arxiv.org/abs/2404.05868",
         ),
         Reference(
-            "Zhuang et al. Catastrophic Interference is Mitigated in Naturalistic Power-Law Learning Environments. "
+            "Gandhi et al. Catastrophic Interference is Mitigated in Naturalistic Power-Law Learning Environments. "
             "2024",
             "https://arxiv.org/abs/2401.10393",
         ),

@@ -1,6 +1,7 @@
 """Whether the predictions of a run drift towards few classes."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from collapse_cli import kernels
@@ -106,8 +107,8 @@ def collapsed() -> Example:
     metrics=(HISTOGRAM_DIVERGENCE, EFFECTIVE_CLASSES, MAJORITY_SHARE, UNUSED_CLASS_SHARE, RECENCY_BIAS),
     accepts=on.points("logits", says="hook points with logits in two dumps or a run of dumps"),
     also=("activation_pair",),
-    remedy="Class-balanced replay, logit adjustment, a bias-corrected head, a regulariser on the marginal entropy; stop "
-    "test-time adaptation when the effective classes fall.",
+    remedy="Class-balanced replay, logit adjustment, a bias-corrected head, a regulariser on the marginal entropy; "
+    "stop test-time adaptation when the effective classes fall.",
     references=(
         Reference("Lin. Divergence measures based on the Shannon entropy. 1991", "https://doi.org/10.1109/18.61115"),
         Reference("Wu et al. Large Scale Incremental Learning. 2019", "https://arxiv.org/abs/1905.13260"),
@@ -179,7 +180,7 @@ def prediction_histogram_drift(view: "ActivationSeries | Activations") -> Iterat
 
 def _members(view: "ActivationSeries | Activations") -> "tuple[list[Activations], list[str], list[str]]":
     """Every member, its label, and what its roles begin with: of a pair of dumps both are in one view."""
-    if hasattr(view, "members"):
+    if isinstance(view, kernels.comparisons.ActivationSeries):
         return list(view.members), list(view.labels), [""] * len(view.members)
     if not view.has("counts(after.logits)"):
         return [view], ["OLD"], [""]
@@ -189,7 +190,7 @@ def _members(view: "ActivationSeries | Activations") -> "tuple[list[Activations]
 def _divergence(site: str, histograms: "list[Tensor]", facts: dict[str, Any]) -> Measurement:
     shares = kernels.prediction_shares
     from_first = [shares.divergence(histograms[0], one) for one in histograms[1:]]
-    consecutive = [shares.divergence(a, b) for a, b in zip(histograms, histograms[1:], strict=False)]
+    consecutive = [shares.divergence(a, b) for a, b in pairwise(histograms)]
     places = list(range(1, len(histograms)))
     evidence = {
         "place": kernels.run_series.curve(places, from_first)["step"],
@@ -210,9 +211,10 @@ def _spread(
     site, shares, last = view.site.name, kernels.prediction_shares, histograms[-1]
     classes, expected, compared = last.numel(), histograms[0], "the first member"
     if member.has(f"counts({after}labels)"):
-        labels = member.read(f"counts({after}labels)").histogram(classes).cpu()
-        if int(labels.sum()) >= MIN_ROWS:
-            expected, compared = labels, "the labels"
+        labels = member.read(f"counts({after}labels)")
+        # labels beyond the classes of the logits are those of another task
+        if labels.total >= MIN_ROWS and labels.largest < classes:
+            expected, compared = labels.histogram(classes).cpu(), "the labels"
     within = shares.intervals(last, view.generator())
     places = list(range(len(histograms)))
 

@@ -38,7 +38,6 @@ def test_generations_of_one_distribution_are_at_the_nulls() -> None:
     assert found["variance_ratio"].value == pytest.approx(1, abs=0.08)
     assert found["tail_share"].value == pytest.approx(0.01, abs=0.012)
     assert found["recall"].value == pytest.approx(found["recall"].null, abs=0.03)
-    assert found["recall"].null == pytest.approx(0.87, abs=0.1)
     assert found["distance_to_origin"].value < 0.02
     assert abs(found["growth_rate"].value) < 0.003
 
@@ -75,30 +74,30 @@ def test_every_number_of_the_last_generation_by_definition() -> None:
 
 def test_the_tail_goes_before_the_variance() -> None:
     """Variance .6 leaves 4.6e-4 beyond the 99 % radius in two dimensions: exp(−ln(100)/.6)."""
-    rows = [noise(seed, 20_000, 2) * (math.sqrt(0.6) if seed == 2 else 1.0) for seed in range(3)]
+    rows = [noise(seed, 6_000, 2) * (math.sqrt(0.6) if seed == 2 else 1.0) for seed in range(3)]
     found = values(run([{"samples": member} for member in rows]))
     assert found["variance_ratio"].value == pytest.approx(0.6, abs=0.03)
     assert found["tail_share"].value == pytest.approx(math.exp(-math.log(100) / 0.6), abs=8e-4)
 
 
 def test_replacing_grows_linearly_and_accumulating_to_a_bound() -> None:
-    """Linear regression on own answers, T = 60, d = 10, σ = 1: error .204·g, or .204·Σ1/i² (Gerstgrasser et al. 2024)."""
+    """Linear regression on own answers, T = 60, d = 10, σ = 1: error .204·g, or .204·Σ1/i² (Gerstgrasser 2024)."""
     rng = np.random.default_rng(0)
     theory = 10 / (60 - 10 - 1)
     replaced, accumulated = np.zeros(10), np.zeros(10)
-    for _ in range(600):
+    for _ in range(300):
         theta, xs, ys = np.zeros(10), [], []
         for g in range(10):
             x = rng.standard_normal((60, 10))
             theta = np.linalg.lstsq(x, x @ theta + rng.standard_normal(60), rcond=None)[0]
-            replaced[g] += (theta**2).sum() / 600
+            replaced[g] += (theta**2).sum() / 300
         theta = np.zeros(10)
         for g in range(10):
             x = rng.standard_normal((60, 10))
             xs.append(x)
             ys.append(x @ theta + rng.standard_normal(60))
             theta = np.linalg.lstsq(np.concatenate(xs), np.concatenate(ys), rcond=None)[0]
-            accumulated[g] += (theta**2).sum() / 600
+            accumulated[g] += (theta**2).sum() / 300
     assert replaced[-1] == pytest.approx(10 * theory, rel=0.1)
     assert accumulated[-1] == pytest.approx(theory * sum(1 / i**2 for i in range(1, 11)), rel=0.1)
     numbers = list(range(1, 11))
@@ -128,15 +127,16 @@ def test_the_shrunk_covariance_is_that_of_scikit_learn() -> None:
         assert generations.shrunk_covariance(x).numpy() == pytest.approx(ledoit_wolf(x.numpy())[0], rel=1e-9)
 
 
-def test_variance_of_refitted_gaussians() -> None:
-    """Maximum likelihood on 20 draws: the mean variance ratio after 10 generations is (1 − 1/20)^10 = .599."""
+def test_variance_of_refitted_gaussians_is_what_the_evidence_says() -> None:
+    """Maximum likelihood on 100 draws a generation: the mean after 10 is (1 − 1/100)^10 = .904."""
     generator = torch.Generator().manual_seed(0)
     variance = torch.ones(4000).double()
     for _ in range(10):
-        draws = variance.sqrt()[:, None] * torch.randn(4000, 20, generator=generator, dtype=torch.float64)
+        draws = variance.sqrt()[:, None] * torch.randn(4000, 100, generator=generator, dtype=torch.float64)
         variance = draws.var(1, correction=0)
-    assert float(variance.mean()) == pytest.approx((1 - 1 / 20) ** 10, abs=0.03)
-    assert float(variance.median()) == pytest.approx(0.59, abs=0.12) or float(variance.median()) < 0.599
+    found = values(run([{"samples": noise(seed, 200)} for seed in range(11)]))["variance_ratio"]
+    assert found.evidence["N"] == 100
+    assert float(variance.mean()) == pytest.approx(found.evidence["of_refitting"], abs=0.02)
 
 
 def test_a_reference_is_the_real_data_and_metadata_number_the_generations() -> None:
@@ -156,7 +156,8 @@ def test_what_is_too_short_too_small_or_no_distribution_is_a_skip() -> None:
     wide = run([{"samples": noise(seed, 120, 70)} for seed in range(3)])
     assert "60 rows of 70 features, a covariance is singular" in wide.skips[0].reason
     assert {m.metric for m in wide.measurements} == {"variance_ratio", "tail_share", "recall"}
-    assert "different widths" in run([{"samples": noise(0)}, {"samples": noise(1)}, {"samples": noise(2, 500, 4)}]).skips[0].reason  # fmt: skip
+    other = run([{"samples": noise(0)}, {"samples": noise(1)}, {"samples": noise(2, 500, 4)}])
+    assert "different widths" in other.skips[0].reason
 
 
 def test_a_generation_of_copies_reaches_nothing() -> None:

@@ -149,7 +149,7 @@ def test_series_of_few_members_are_counted_and_gaps_are_said() -> None:
     assert found["slope", f"gap#rule={RANK}"].evidence["members"] == "9 of 10"
     assert found["slope", f"gap#rule={RANK}"].evidence["step"][0] == 200
     assert ("slope", f"renamed#rule={RANK}") not in found
-    assert ("renamed", "1 metrics in 3 of 10 members at most, fewer than 8") in {
+    assert ("renamed", "1 series in 3 of 10 members at most, fewer than 8") in {
         (s.site, s.reason) for s in analysis.skips
     }
     assert ("#run", "1 of 3 series do not move") in {(s.site, s.reason) for s in analysis.skips}
@@ -184,22 +184,39 @@ def test_the_rules_name_metrics_that_exist() -> None:
     assert len({rule.name for rule in RULES}) == len(RULES) == 9
 
 
-CASES: dict[str, Callable[[], tuple[Columns, dict[str, list[float]]]]] = {
-    "rank down, loss down": lambda: ({("l", "rankme/rankme"): falling(60, -3)}, {"train_loss": falling(3, -0.2)}),
-    "kNN or probe down, loss down": lambda: ({("l", "layer-probe/knn_accuracy"): falling(2, -0.1)}, {"loss": falling(3, -0.2)}),
-    "new classes down, base classes up": lambda: ({}, {"new_accuracy": falling(2, -0.1), "base-accuracy": falling(1, 0.2)}),
-    "largest logit up, loss down": lambda: ({("l", "logit-scale/max_logit"): falling(9, 1)}, {"val/loss": falling(3, -0.2)}),
-    "attention entropy down, norm of Q·K up": lambda: (
-        {("l", "attention-entropy/entropy"): falling(3, -0.2), ("l", "attention-entropy/entropy_floor"): falling(2, -0.2)}, {}
+Case = tuple[Columns, dict[str, list[float]]]
+
+
+def pair(lead: str, other: str, *, rising: str = "") -> Case:
+    """Two series of one site that fall, but the one that rises."""
+    series = {rule: falling(0.1, 0.08) if rule == rising else falling(3, -0.2) for rule in (lead, other)}
+    return {("l", rule): values for rule, values in series.items()}, {}
+
+
+def beside_loss(lead: str, name: str, slope: float = -0.2) -> Case:
+    """A measured series, and a loss that falls."""
+    return {("l", lead): falling(5, slope)}, {name: falling(3, -0.2)}
+
+
+CASES: dict[str, Callable[[], Case]] = {
+    "rank down, loss down": lambda: beside_loss("rankme/rankme", "train_loss"),
+    "kNN or probe down, loss down": lambda: beside_loss("layer-probe/knn_accuracy", "loss"),
+    "new classes down, base classes up": lambda: (
+        {},
+        {"new_accuracy": falling(2, -0.1), "base-accuracy": falling(1, 0.2)},
     ),
-    "load entropy or live units down, loss down": lambda: ({("l", "dead-latents/dead_share"): falling(0, 0.08)}, {"loss": falling(3, -0.2)}),
-    "pass@N down, confidence up": lambda: (
-        {("l", "confidence/pass_at_n"): falling(1, -0.08), ("l", "confidence/overconfidence"): falling(0, 0.08)}, {}
+    "largest logit up, loss down": lambda: beside_loss("logit-scale/max_logit", "val/loss", 1.0),
+    "attention entropy down, norm of Q·K up": lambda: pair(
+        "attention-entropy/entropy", "attention-entropy/entropy_floor"
     ),
-    "recall or spread down, precision up": lambda: (
-        {("l", "precision-recall/recall"): falling(0.9, -0.08), ("l", "precision-recall/precision"): falling(0.1, 0.08)}, {}
+    "load entropy or live units down, loss down": lambda: beside_loss("dead-latents/dead_share", "loss", 0.08),
+    "pass@N down, confidence up": lambda: pair(
+        "confidence/pass_at_n", "confidence/overconfidence", rising="confidence/overconfidence"
     ),
-}  # fmt: skip
+    "recall or spread down, precision up": lambda: pair(
+        "precision-recall/recall", "precision-recall/precision", rising="precision-recall/precision"
+    ),
+}
 
 
 @pytest.mark.parametrize("name", CASES)
