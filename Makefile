@@ -42,6 +42,7 @@ docs: $(READY)  ## rewrite everything generated in docs/
 samples: $(READY)  ## train the sample checkpoints again and rewrite the hostile files
 	$(BIN)/python sample_checkpoints/make.py
 	$(BIN)/python sample_checkpoints/make_dumps.py
+	$(BIN)/python sample_checkpoints/runs.py
 	$(BIN)/python sample_checkpoints/hostile.py
 
 bench: $(READY)  ## time and memory against WeightWatcher, written to bench/RESULTS.md

@@ -14,10 +14,31 @@ __all__ = ["FORMATS", "RENDERERS", "SUFFIXES", "Look", "Renderer", "verdict_line
 Renderer = Callable[[Report, Look], str]
 
 #: Format → module of this package; its function `render` makes the text.
-FORMATS: Final = ("table", "concise", "json", "jsonl", "csv", "md", "sarif", "github", "gitlab", "junit", "card")
+FORMATS: Final = (
+    "table",
+    "concise",
+    "json",
+    "jsonl",
+    "csv",
+    "md",
+    "html",
+    "sarif",
+    "github",
+    "gitlab",
+    "junit",
+    "card",
+)
 #: What a file's suffix means.
 SUFFIXES: Final[Mapping[str, str]] = MappingProxyType(
-    {".json": "json", ".jsonl": "jsonl", ".csv": "csv", ".md": "md", ".sarif": "sarif", ".xml": "junit"}
+    {
+        ".json": "json",
+        ".jsonl": "jsonl",
+        ".csv": "csv",
+        ".md": "md",
+        ".html": "html",
+        ".sarif": "sarif",
+        ".xml": "junit",
+    }
 )
 
 

@@ -10,6 +10,7 @@ from collapse_cli.core.report import Report, Subject
 from collapse_cli.core.text import tail
 from collapse_cli.render.look import Look
 from collapse_cli.render.md_format import bounded, code, escaped
+from collapse_cli.render.ranking import comparable
 from collapse_cli.render.verdict import (
     counted,
     coverage_words,
@@ -123,12 +124,7 @@ def _worst(metric: Metric, found: Sequence[Measurement]) -> Measurement:
     """The lowest where higher is better, the one nearest to its limit's wrong side; without a direction the highest."""
     limit = metric.error or metric.warn
     is_low = metric.better == "higher" if metric.better else limit is not None and limit.side == "below"
-    is_relative = limit is not None and limit.of == "null" and all(one.null for one in found)
-
-    def value(one: Measurement) -> float:
-        return one.value / one.null if is_relative and one.null else one.value
-
-    return min(found, key=value) if is_low else max(found, key=value)
+    return (min if is_low else max)(found, key=lambda one: comparable(one, limit))
 
 
 def _unanalysed(subject: Subject) -> Iterator[str]:

@@ -5,15 +5,14 @@ from dataclasses import dataclass
 from typing import Final, final
 
 from collapse_cli.core.report import Outcome, Report, Status
+from collapse_cli.render.html_report.budget import MOST_BYTES, PAGE, Budget
 from collapse_cli.render.html_report.page import page
-from collapse_cli.render.html_report.subject import Budget, SubjectPage, subject_page
+from collapse_cli.render.html_report.subject import SubjectPage, subject_page
 from collapse_cli.render.look import Look
 from collapse_cli.render.verdict import findings_by_severity, verdict_line
 
 __all__ = ["IndexRow", "index", "render"]
 
-#: What the tables, profiles and embedded curves of one page hold together; 2 MB are promised for 300 layers.
-_VALUES: Final, _POINTS, _EMBEDDED, _GROUPS = 20_000, 4_000, 60_000, 24
 _OUTCOMES: Final = {"pass": "Pass", "fail": "Fail", "incomplete": "Incomplete", "empty": "Nothing was analysed"}
 
 
@@ -36,27 +35,49 @@ class IndexRow:
 def render(report: Report, look: Look) -> str:
     """Verdict and findings, coverage, skips and failures, drawings, every measurement: readable without its script.
 
-    The drawings are inline SVG with a title a point; the script sorts, filters and changes the site of a curve.
+    The drawings are inline SVG with a title a point; the script sorts, filters and changes the site of a curve. A page
+    of more than 2 MB is made again with half of its rows, values and points, at most thrice; it says what it left out.
     """
-    pages = _subject_pages(report, look)
+    text = ""
+    for halving in range(4):
+        text = _page(report, look, PAGE.shared(max(len(report.subjects), 1) * 2**halving))
+        if len(text.encode()) <= MOST_BYTES:
+            break
+    return text
+
+
+def _page(report: Report, look: Look, budget: Budget) -> str:
+    pages = [
+        subject_page(
+            one,
+            report.manuals,
+            key=f"s{number}",
+            intent=report.provenance.intent,
+            budget=budget,
+            hidden=look.show_suppressed,
+        )
+        for number, one in enumerate(report.subjects, start=1)
+    ]
+    curves = {group.key: group.data() for one in pages for group in one.groups if len(group.curves) > 1}
+    return page("report.html", _context(report, pages), data={"curves": curves})
+
+
+def _context(report: Report, pages: Sequence[SubjectPage]) -> dict[str, object]:
     ids = [subject.id for subject in report.subjects]
-    severities = [word for word in ("error", "warning", "info") if any(one.counts[word] for one in pages)]
-    context = {
+    return {
         "title": ids[0] if len(ids) == 1 else f"{len(ids)} subjects",
         "outcome": _OUTCOMES[report.verdict.outcome],
-        "sentence": verdict_line(report),
+        "sentence": _sentence(report),
         "tool": report.tool,
         "verdict": report.verdict,
         "provenance": report.provenance,
         "command": " ".join((report.tool.name, *report.provenance.command)),
         "tiles": _tiles(report),
         "navigation": _navigation(pages),
-        "severities": severities,
+        "severities": [word for word in ("error", "warning", "info") if any(one.counts[word] for one in pages)],
         "subjects": pages,
         "manual_places": _manual_places(pages),
     }
-    curves = {group.key: group.data() for one in pages for group in one.groups if len(group.curves) > 1}
-    return page("report.html", context, data={"curves": curves})
 
 
 def index(rows: Sequence[IndexRow], *, title: str) -> str:
@@ -75,26 +96,15 @@ def _rest(row: IndexRow) -> tuple[bool, str]:
     return row.status != "partial", row.subject
 
 
-def _subject_pages(report: Report, look: Look) -> list[SubjectPage]:
-    """One page a subject; they share what the page may hold evenly, those with findings are not served first."""
-    share = max(len(report.subjects), 1)
-    budget = Budget(_VALUES // share, _POINTS // share, _EMBEDDED // share, max(_GROUPS // share, 2))
-    return [
-        subject_page(
-            one,
-            report.manuals,
-            key=f"s{number}",
-            intent=report.provenance.intent,
-            budget=budget,
-            hidden=look.show_suppressed,
-        )
-        for number, one in enumerate(report.subjects, start=1)
-    ]
+def _sentence(report: Report) -> str:
+    """The line of the verdict without its first word, which stands above it."""
+    words = verdict_line(report).partition(": ")[2]
+    return words[:1].upper() + words[1:]
 
 
 def _tiles(report: Report) -> list[tuple[str, int]]:
     verdict = report.verdict
-    counts = {word: 0 for word in ("error", "warning", "info")}
+    counts = dict.fromkeys(("error", "warning", "info"), 0)
     for subject in report.subjects:
         for finding in findings_by_severity(subject):
             counts[finding.severity.value] += 1
@@ -113,7 +123,7 @@ def _navigation(pages: Sequence[SubjectPage]) -> list[tuple[str, str]]:
         ("failures", "Failures", bool(one.subject.failures)),
         ("checked", "What was checked", bool(one.checked)),
         ("skips", "What was not analysed", bool(one.skips)),
-        ("drawings", "Drawings", bool(one.map or one.profiles or one.curves)),
+        ("drawings", "Drawings", bool(one.map or one.profiles or one.curves or one.flat)),
         ("measurements", "Measurements", bool(one.tables)),
     )
     return [(f"{one.key}-{place}", words) for place, words, is_there in sections if is_there]

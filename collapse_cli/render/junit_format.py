@@ -177,11 +177,11 @@ def _text(lines: Sequence[str], most: int) -> str:
 def _element(name: str, attributes: dict[str, str], inner: Sequence[str], *, text: str = "") -> str:
     opening = name + "".join(f" {key}={quoteattr(_xml(value))}" for key, value in attributes.items())
     if text:
-        return f"<{opening}>{escape(_xml(text))}</{name}>\n"
+        body = "\n".join(_xml(line) for line in text.split("\n"))
+        return f"<{opening}>{escape(body)}</{name}>\n"
     return f"<{opening}>\n{''.join(inner)}</{name}>\n" if inner else f"<{opening}/>\n"
 
 
 def _xml(text: str) -> str:
-    """Harmless text without what XML has no place for, lines kept."""
-    harmless = "\n".join(plain(line) for line in text.split("\n"))
-    return _NO_XML.sub(lambda match: f"\\u{ord(match[0]):04x}", harmless)
+    """Harmless text without what XML has no place for."""
+    return _NO_XML.sub(lambda match: f"\\u{ord(match[0]):04x}", plain(text))

@@ -7,11 +7,21 @@ from pathlib import PurePosixPath
 from typing import final
 
 from collapse_cli.core.finding import Finding
+from collapse_cli.core.metric import Limit, Measurement
 from collapse_cli.core.report import Failure, Report, Skip, Subject
 from collapse_cli.core.text import tail
 from collapse_cli.render.verdict import number_of, outcome_words, suppression_words
 
-__all__ = ["Unanalysed", "finding_words", "ranked", "ranked_suppressed", "repository_path", "unanalysed", "worst_sites"]
+__all__ = [
+    "Unanalysed",
+    "comparable",
+    "finding_words",
+    "ranked",
+    "ranked_suppressed",
+    "repository_path",
+    "unanalysed",
+    "worst_sites",
+]
 
 #: A longer name is shown by its end: names of 64 kB exist, and consumers cut messages where they like.
 _LONGEST_NAME = 1_000
@@ -54,10 +64,16 @@ def worst_sites(findings: Iterable[Finding]) -> list[Finding]:
 
     def order(finding: Finding) -> tuple[int, float]:
         measured, limit = finding.measurement, finding.limit
-        value = measured.value / measured.null if limit.of == "null" and measured.null else measured.value
+        value = comparable(measured, limit)
         return -finding.severity.rank, value if limit.side == "below" else -value
 
     return sorted(findings, key=order)
+
+
+def comparable(measured: Measurement, limit: Limit | None) -> float:
+    """The number that a limit bounds, in six digits: what differs beyond these is rounding, and keeps its order."""
+    is_relative = limit is not None and limit.of == "null" and measured.null
+    return float(f"{measured.value / measured.null if is_relative and measured.null else measured.value:.6g}")
 
 
 def unanalysed(report: Report) -> list[Unanalysed]:

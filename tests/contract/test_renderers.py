@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from collapse_cli.core.report import Coverage, Failure, Report, Skip, from_json, json_schema, to_json
 from collapse_cli.core.text import plain
 from collapse_cli.render import FORMATS, RENDERERS, SUFFIXES, Look
+from tests.html_pages import findings_of
 from tests.reports import HOSTILE, REPORTS, deep, hostile, partial, ratio, report, subject
 
 MADE = {name: make() for name, make in REPORTS.items()}
@@ -105,6 +106,8 @@ def found_in(form: str, text: str) -> set[tuple[str, str]]:
     if form == "csv":
         rows = csv.DictReader(io.StringIO(text))
         return {(f"{row['analyzer']}/{row['metric']}", row["site"]) for row in rows if row["severity"]}
+    if form == "html":
+        return findings_of(text)
     if form in ("sarif", "github", "gitlab", "junit"):
         return found_by_ci(form, text)
     if form == "card":

@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -26,7 +27,7 @@ SAMPLES = HERE.parents[1] / "sample_checkpoints"
 #: More would say nothing new, and the diff of a golden file is to be read.
 CASES = {
     "healthy_mlp.safetensors": ("concise", "md", "json"),
-    "rank_collapse.safetensors": ("concise", "md", "csv"),
+    "rank_collapse.safetensors": ("concise", "md", "csv", "sarif", "github", "gitlab", "junit", "card"),
     "attention_collapse": ("concise", "md"),
     "moe_collapse.safetensors": ("concise", "md"),
     "vq_collapse.safetensors": ("concise", "md"),
@@ -34,7 +35,7 @@ CASES = {
     "hostile/odd_shapes.safetensors": ("concise", "md"),
     "hostile/nan_inf.safetensors": ("concise", "table", "json"),
     "hostile/hostile_names.safetensors": ("concise",),
-    "hostile/pickle_with_code.pt": ("concise", "json"),
+    "hostile/pickle_with_code.pt": ("concise", "json", "sarif", "github", "gitlab", "junit"),
 }
 LARGEST = 60_000
 
@@ -88,7 +89,31 @@ def stable_text(form: str) -> Callable[[Report], str]:
     return text
 
 
-STABLE: dict[str, Callable[[Report], str]] = {"json": stable_json, "csv": stable_csv}
+def stable_sarif(given: Report) -> str:
+    """Without the version of the tool and the help of the rules, which is the manual."""
+    whole = json.loads(RENDERERS["sarif"](given, Look()))
+    driver = whole["runs"][0]["tool"]["driver"]
+    del driver["version"]
+    for rule in driver.get("rules", ()):
+        del rule["help"]
+    return json.dumps(rounded(whole), indent=1, ensure_ascii=False) + "\n"
+
+
+def stable_junit(given: Report) -> str:
+    return re.sub(r' time="[\d.]+"', "", RENDERERS["junit"](given, Look()))
+
+
+def stable_card(given: Report) -> str:
+    return re.sub(r"^Measured on .*\n\n", "", RENDERERS["card"](given, Look()), flags=re.MULTILINE)
+
+
+STABLE: dict[str, Callable[[Report], str]] = {
+    "json": stable_json,
+    "csv": stable_csv,
+    "sarif": stable_sarif,
+    "junit": stable_junit,
+    "card": stable_card,
+}
 
 
 @pytest.mark.parametrize(("sample", "form"), [(sample, form) for sample, forms in CASES.items() for form in forms])

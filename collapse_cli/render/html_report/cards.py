@@ -7,18 +7,42 @@ from typing import final
 from collapse_cli.core.finding import Finding
 from collapse_cli.core.manual import Manual
 from collapse_cli.core.metric import Limit, Metric
+from collapse_cli.render.html_report.budget import Budget
 from collapse_cli.render.html_report.curves import Curve, curve_figure
 from collapse_cli.render.html_report.layer_profile import LayerProfile
 from collapse_cli.render.html_report.places import Places
 from collapse_cli.render.html_report.svg import Figure
+from collapse_cli.render.ranking import worst_sites
 from collapse_cli.render.verdict import limit_words, number, number_of, suppression_words
 
-__all__ = ["Card", "CardRow", "cards", "evidence_words", "rows_of"]
+__all__ = ["Card", "CardRow", "Drawable", "cards", "evidence_words", "rows_of"]
 
 #: Sites under one card; the rest is counted, none of it worse.
-_MOST_ROWS = 1_000
+_MOST_ROWS, _LEAST_ROWS = 300, 5
 #: Facts and entries of a list that stand in a table.
 _MOST_FACTS, _MOST_ENTRIES = 12, 8
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Drawable:
+    """The profiles by rule and the curves by analyzer and site that no card shows yet."""
+
+    profiles: dict[str, LayerProfile]
+    curves: dict[tuple[str, str], Curve]
+
+    def taken(self, finding: Finding, room: int) -> list[Figure]:
+        """The drawings of a finding, taken out of what is left; those that still fit into `room` points."""
+        one = finding.measurement
+        figures = []
+        profile = self.profiles.pop(one.rule, None)
+        if profile is not None and profile.points <= room:
+            figures.append(profile.figure())
+            room -= profile.points
+        curve = self.curves.pop((one.analyzer, one.site), None)
+        if curve is not None and len(curve.y) <= room:
+            figures.append(curve_figure(curve))
+        return figures
 
 
 @final
@@ -78,40 +102,49 @@ def cards(
     manuals: Mapping[str, Manual],
     places: Places,
     *,
-    profiles: Mapping[str, LayerProfile],
-    curves: Iterable[Curve],
+    drawable: Drawable,
+    budget: Budget,
 ) -> list[Card]:
-    """Worst first; each with the profile of its rule and the curve of its worst site where there are any."""
+    """Worst first; each with the profile of its rule and the curve of its worst site, none of them drawn twice."""
     groups: dict[tuple[str, str, Limit], list[Finding]] = {}
     for finding in findings:
         groups.setdefault((finding.severity.value, finding.measurement.rule, finding.limit), []).append(finding)
-    curve_at: dict[tuple[str, str], Curve] = {}
-    for curve in curves:
-        curve_at.setdefault((curve.analyzer, curve.site), curve)
-    made, drawn = [], set[str]()
-    for (severity, rule, limit), group in groups.items():
-        ranked = sorted(group, key=_mildness)
-        first = ranked[0].measurement
-        figures = []
-        if rule in profiles and rule not in drawn:
-            figures.append(profiles[rule].figure())
-            drawn.add(rule)
-        worst_curve = curve_at.get((first.analyzer, first.site))
-        if worst_curve is not None and f"{first.analyzer} {first.site}" not in drawn:
-            figures.append(curve_figure(worst_curve))
-            drawn.add(f"{first.analyzer} {first.site}")
-        manual = manuals.get(first.analyzer)
-        said = {finding.message for finding in group}
-        message = ranked[0].message if len(said) == 1 else ""
-        rows = tuple(rows_of(ranked[:_MOST_ROWS], places, is_said=bool(message)))
-        metric = next((one for one in manual.metrics if one.name == first.metric), None) if manual else None
-        made.append(
-            Card(
-                severity, rule, first.analyzer, manual, metric, limit, rows, len(group), message, ranked[0].remedy,
-                tuple(figures),
-            )  # fmt: skip
-        )
+    left = Drawable(dict(drawable.profiles), dict(drawable.curves))
+    most = min(_MOST_ROWS, max(_LEAST_ROWS, budget.rows // max(len(groups), 1)))
+    points = budget.points
+    made = []
+    for group in groups.values():
+        ranked = worst_sites(group)
+        figures = left.taken(ranked[0], points)
+        points -= sum(figure.points for figure in figures)
+        rows = rows_of(ranked[:most], places, is_said=_is_said(ranked))
+        made.append(_card(ranked, manuals.get(ranked[0].measurement.analyzer), tuple(rows), figures))
     return made
+
+
+def _is_said(findings: Sequence[Finding]) -> bool:
+    """Whether one sentence says it of all sites."""
+    return len({finding.message for finding in findings}) == 1
+
+
+def _card(
+    ranked: Sequence[Finding], manual: Manual | None, rows: tuple[CardRow, ...], figures: Sequence[Figure]
+) -> Card:
+    worst = ranked[0]
+    name = worst.measurement.metric
+    return Card(
+        severity=worst.severity.value,
+        rule=worst.measurement.rule,
+        analyzer=worst.measurement.analyzer,
+        manual=manual,
+        metric=next((one for one in manual.metrics if one.name == name), None) if manual else None,
+        limit=worst.limit,
+        rows=rows,
+        count=len(ranked),
+        message=worst.message if _is_said(ranked) else "",
+        remedy=worst.remedy,
+        figures=tuple(figures),
+    )
 
 
 def rows_of(findings: Iterable[Finding], places: Places, *, is_said: bool) -> Iterable[CardRow]:
@@ -154,11 +187,3 @@ def _fact(fact: object) -> str:
         shown = ", ".join(_fact(one) for one in fact[:_MOST_ENTRIES])
         return f"{shown}, … ({len(fact)})" if len(fact) > _MOST_ENTRIES else shown
     return ""
-
-
-def _mildness(finding: Finding) -> float:
-    """Worst first: far below a lower bound, far above an upper one, in units of the null where the limit is."""
-    value = finding.measurement.value
-    if finding.limit.of == "null" and finding.measurement.null:
-        value /= finding.measurement.null
-    return value if finding.limit.side == "below" else -value

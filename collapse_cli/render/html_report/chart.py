@@ -45,12 +45,13 @@ class Level:
 @final
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """What `x` and `y` span, and what the axes are called."""
+    """What `x` and `y` span, what the axes are called, and whether `x` is a whole number."""
 
     x: Axis
     y: Axis
     x_name: str
     y_name: str
+    is_counted: bool = False
 
     def drawn(self, label: str, *parts: Markup) -> Markup:
         """The chart with these parts, read out as `label`."""
@@ -98,7 +99,9 @@ class Chart:
             return element("path", words, class_="mark error", d=f"M{x - 4:.1f} {y - 4:.1f}l8 8m-8 0l8-8")
         if point.mark == "warning":
             return element("path", words, class_="mark warning", d=f"M{x:.1f} {y - 5:.1f}l5 9h-10z")
-        return element("circle", words, cx=x, cy=y, r=4 if point.mark else 2.2, class_=f"mark {point.mark}".strip())
+        if point.mark == "info":
+            return element("circle", words, cx=x, cy=y, r=4, class_="mark info")
+        return element("circle", words, cx=x, cy=y, r=2.2)
 
     def _axes(self) -> Markup:
         left, top, width, height = BOX
@@ -108,11 +111,15 @@ class Chart:
             parts.append(element("path", d=f"M{left:g} {y:.1f}h{width:g}", class_="grid"))
             parts.append(element("text", _tick(tick), x=left - 6, y=y + 4, text_anchor="end"))
         for tick in self.x.ticks():
+            if self.is_counted and not float(tick).is_integer():
+                continue
             x = left + width * self.x.at(tick)
             parts.append(element("path", d=f"M{x:.1f} {top + height:g}v4", class_="grid"))
             parts.append(element("text", _tick(tick), x=x, y=top + height + 17, text_anchor="middle"))
         name = f"{self.x_name} (log)" if self.x.is_log else self.x_name
-        parts.append(element("text", name, x=left + width / 2, y=top + height + 36, text_anchor="middle", class_="name"))
+        parts.append(
+            element("text", name, x=left + width / 2, y=top + height + 36, text_anchor="middle", class_="name")
+        )
         return element("g", *parts, class_="axes")
 
 

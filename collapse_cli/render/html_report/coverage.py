@@ -79,8 +79,8 @@ def checked_words(rows: Sequence[Checked], subject: Subject) -> str:
     analyzers = sum(1 for row in rows if row.values)
     return (
         f"{counted(analyzers, 'analyzer')} took {counted(len(subject.measurements), 'measurement')} of "
-        f"{counted(judged + reported, 'metric')}. {judged:,} of these metrics have a limit in force; "
-        f"{reported:,} are reported and not judged."
+        f"{counted(judged + reported, 'metric')}. Metrics with a limit in force: {judged:,}; reported and "
+        f"not judged: {reported:,}."
     )
 
 

@@ -18,8 +18,6 @@ __all__ = ["Curve", "CurveGroup", "curve_figure", "curve_groups", "curves_of"]
 
 #: Most of the longest names tell sites apart by their end.
 _LONGEST_NAME = 120
-#: Points that one page carries for the script to choose from: about half a megabyte.
-_MOST_EMBEDDED = 60_000
 
 
 @final
@@ -48,6 +46,9 @@ _KINDS: Final = (
     _Kind("", "generation", "value", "null", ("Trend", "generation", "value")),
     _Kind("", "layer", "value", "null", ("Curve over depth", "layer", "value")),
 )
+_OWN_KEYS: Final = frozenset(kind.inside for kind in _KINDS if kind.inside)
+#: What has no value between two whole numbers.
+_COUNTED: Final = ("rank", "layer", "length", "prefix", "width", "step", "generation")
 #: Fewer points make no curve.
 _LEAST_POINTS = 3
 
@@ -83,7 +84,10 @@ class CurveGroup:
         note = f"{counted(len(self.curves), 'curve')} on these axes; drawn: " if len(self.curves) > 1 else ""
         caption = f"{first.axes[1]} over {first.axes[0]}{_null_words(first)}. {note}{_name(first)}"
         choices = tuple(_name(curve) for curve in self.curves) if len(self.curves) > 1 else ()
-        return Figure(f"{first.title} · {first.analyzer}", caption, _svg(first, self.chart), self.key, choices)
+        rule = first.site.partition("#rule=")[2] or first.analyzer
+        return Figure(
+            f"{first.title} · {tail(rule, _LONGEST_NAME)}", caption, _svg(first, self.chart), self.key, choices
+        )
 
     def data(self) -> dict[str, Any]:
         """What the script needs to draw another of the curves in place of the first."""
@@ -101,8 +105,8 @@ def curves_of(subject: Subject, places: Places) -> list[Curve]:
     """Every curve of the evidence once: several metrics of an analyzer state the same."""
     found: dict[tuple[str, str, tuple[float, ...]], Curve] = {}
     for measured in subject.measurements:
-        for kind in _KINDS:
-            curve = _curve(measured, kind, places)
+        for kind, facts in _places_of_curves(measured):
+            curve = _curve(measured, kind, facts, places)
             if curve is None:
                 continue
             key = (curve.analyzer, curve.site, curve.y)
@@ -111,7 +115,7 @@ def curves_of(subject: Subject, places: Places) -> list[Curve]:
     return list(found.values())
 
 
-def curve_groups(curves: Iterable[Curve], *, opening: str, room: int = _MOST_EMBEDDED) -> list[CurveGroup]:
+def curve_groups(curves: Iterable[Curve], *, opening: str, room: int) -> list[CurveGroup]:
     """The curves of one analyzer, kind and rule together, sites with findings first; `room` points at most."""
     groups: dict[tuple[str, ...], list[Curve]] = {}
     for curve in curves:
@@ -120,7 +124,7 @@ def curve_groups(curves: Iterable[Curve], *, opening: str, room: int = _MOST_EMB
     made = []
     for index, members in enumerate(groups.values()):
         ranked = sorted(members, key=lambda curve: ("error", "warning", "info", "").index(curve.mark))
-        kept = []
+        kept: list[Curve] = []
         for curve in ranked:
             room -= len(curve.y) * (3 if curve.null else 2)
             if room >= 0 or not kept:
@@ -131,15 +135,19 @@ def curve_groups(curves: Iterable[Curve], *, opening: str, room: int = _MOST_EMB
 
 def curve_figure(curve: Curve) -> Figure:
     """One curve by itself, under the finding it is evidence of."""
-    caption = f"{curve.axes[1]} over {curve.axes[0]}{_null_words(curve)} at {_name(curve)}"
-    return Figure(f"{curve.title} · {curve.analyzer}", caption, _svg(curve, _chart([curve])))
+    caption = f"{curve.axes[1]} over {curve.axes[0]}{_null_words(curve)} at {tail(curve.site, _LONGEST_NAME)}"
+    return Figure(f"{curve.title} · {curve.analyzer}", caption, _svg(curve, _chart([curve])), points=len(curve.y))
 
 
 def _svg(curve: Curve, chart: Chart) -> Any:
     points = [
         Point(x, y, f"{curve.axes[0]} {number(x)}: {number(y, 4)}") for x, y in zip(curve.x, curve.y, strict=True)
     ]
-    levels = [Level("null", "null", tuple(zip(curve.x, curve.null, strict=True)))] if curve.null else []
+    levels = (
+        [Level("null", "noise" if curve.title == "Spectrum" else "null", tuple(zip(curve.x, curve.null, strict=True)))]
+        if curve.null
+        else []
+    )
     label = (
         f"{curve.title} of {tail(curve.site, 200)}: {curve.axes[1]} {number(curve.y[0])} at {curve.axes[0]} "
         f"{number(curve.x[0])}, {number(curve.y[-1])} at {number(curve.x[-1])}{_null_words(curve)}"
@@ -156,7 +164,7 @@ def _null_words(curve: Curve) -> str:
 
 
 def _name(curve: Curve) -> str:
-    name = tail(curve.site, _LONGEST_NAME)
+    name = tail(curve.site.partition("#rule=")[0], _LONGEST_NAME)
     return f"{curve.mark}: {name}" if curve.mark else name
 
 
@@ -165,13 +173,22 @@ def _chart(curves: Sequence[Curve]) -> Chart:
     log = True if first.is_log else None
     x = axis_over((x for curve in curves for x in curve.x), is_log=log if first.is_log else False)
     y = axis_over((y for curve in curves for y in (*curve.y, *curve.null)), is_log=log)
-    return Chart(x, y, *first.axes)
+    return Chart(x, y, *first.axes, is_counted=first.axes[0] in _COUNTED)
 
 
-def _curve(measured: Measurement, kind: _Kind, places: Places) -> Curve | None:
-    facts: Any = measured.evidence.get(kind.inside) if kind.inside else measured.evidence
-    if not isinstance(facts, Mapping):
-        return None
+def _places_of_curves(measured: Measurement) -> Iterator[tuple[_Kind, Mapping[str, Any]]]:
+    """Where each kind may be: under its own key, or else beside the facts and in every mapping among them."""
+    nested = {key: fact for key, fact in measured.evidence.items() if isinstance(fact, Mapping)}
+    for kind in _KINDS:
+        if kind.inside:
+            yield kind, nested.get(kind.inside, {})
+        else:
+            others = (fact for key, fact in nested.items() if key not in _OWN_KEYS)
+            for facts in (measured.evidence, *others):
+                yield kind, facts
+
+
+def _curve(measured: Measurement, kind: _Kind, facts: Mapping[str, Any], places: Places) -> Curve | None:
     y = _numbers(facts.get(kind.y))
     x = _numbers(facts.get(kind.x)) if kind.x else [float(rank) for rank in range(1, len(y) + 1)]
     null = _numbers(facts.get(kind.null)) if kind.null else []

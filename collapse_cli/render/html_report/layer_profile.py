@@ -22,6 +22,8 @@ __all__ = ["LayerProfile", "layer_profiles"]
 
 #: Fewer layers make no profile.
 _LEAST_LAYERS = 2
+#: Up to so many layers each point also names its site; of more the tables do, or the page would not keep its size.
+_FEW_LAYERS = 64
 
 
 @final
@@ -35,6 +37,17 @@ class LayerProfile:
     findings: tuple[tuple[int, Finding], ...]
     limits: tuple[tuple[str, Limit], ...]
 
+    @property
+    def is_flat(self) -> bool:
+        """Whether every site has the same value and none is a finding: a drawing would show nothing."""
+        values = {measured.value for _layer, taken in self.layers for measured in taken}
+        return len(values) == 1 and not self.findings
+
+    @property
+    def points(self) -> int:
+        """How many points its drawing has."""
+        return len(thinned(len(self.layers)))
+
     def figure(self) -> Figure:
         """The chart: a line through the medians, a band from least to greatest, a mark for every finding."""
         shown = [self.layers[index] for index in thinned(len(self.layers))]
@@ -44,9 +57,15 @@ class LayerProfile:
         middle = [(float(layer), median(m.value for m in values)) for layer, values in shown]
         levels = self._levels(shown)
         heights = [y for values in (lows, highs, *(level.points for level in levels)) for _x, y in values]
-        chart = Chart(axis_over(x for x, _y in middle), axis_over(heights, from_zero=True), "layer", self._unit())
-        points = [Point(x, y, self._words(x, values)) for (x, y), (_layer, values) in zip(middle, shown, strict=True)]
-        marks = [_mark(layer, found) for layer, found in self._marked(shown)]
+        axes = axis_over((x for x, _y in middle), is_log=False), axis_over(heights, from_zero=True)
+        chart = Chart(*axes, "layer", self._unit(), is_counted=True)
+        found = self._marked(shown)
+        points = [
+            Point(x, y, self._words(x, values))
+            for (x, y), (layer, values) in zip(middle, shown, strict=True)
+            if len(values) > 1 or layer not in found
+        ]
+        marks = [_mark(layer, finding) for layer, finding in found.items()]
         svg = chart.drawn(
             self._label(middle),
             chart.band(lows, highs) if is_spread else Markup(""),
@@ -55,7 +74,7 @@ class LayerProfile:
             chart.points(points),
             chart.points(marks),
         )
-        return Figure(self.rule, self._caption(levels, is_spread=is_spread, shown=len(shown)), svg)
+        return Figure(self.rule, self._caption(levels, is_spread=is_spread, shown=len(shown)), svg, points=len(shown))
 
     def _unit(self) -> str:
         return self.metric.name if self.metric.unit == "1" else f"{self.metric.name} [{self.metric.unit}]"
@@ -63,18 +82,19 @@ class LayerProfile:
     def _words(self, layer: float, values: Sequence[Measurement]) -> str:
         middle = number(median(m.value for m in values), 4)
         if len(values) == 1:
-            return f"layer {layer:g}: {middle}, {tail(values[0].site, 100)}"
+            site = f", {tail(values[0].site, 100)}" if len(self.layers) <= _FEW_LAYERS else ""
+            return f"layer {layer:g}: {middle}{site}"
         ends = [number(end(m.value for m in values), 4) for end in (min, max)]
         return f"layer {layer:g}: median {middle}, {ends[0]} to {ends[1]} at {len(values)} sites"
 
-    def _marked(self, shown: Sequence[tuple[int, tuple[Measurement, ...]]]) -> list[tuple[int, Finding]]:
+    def _marked(self, shown: Sequence[tuple[int, tuple[Measurement, ...]]]) -> dict[int, Finding]:
         """The worst finding of every drawn layer."""
         drawn = {layer for layer, _values in shown}
         worst: dict[int, Finding] = {}
         for layer, found in self.findings:
             if layer in drawn and (layer not in worst or found.severity.rank > worst[layer].severity.rank):
                 worst[layer] = found
-        return sorted(worst.items())
+        return dict(sorted(worst.items()))
 
     def _levels(self, shown: Sequence[tuple[int, tuple[Measurement, ...]]]) -> list[Level]:
         nulls = [
@@ -103,7 +123,7 @@ class LayerProfile:
 
     def _caption(self, levels: Sequence[Level], *, is_spread: bool, shown: int) -> str:
         parts = ["line: median of the layer's sites, band: least to greatest" if is_spread else "one site a layer"]
-        parts += [f"dotted: null ({self.metric.null or 'chance'})"] if levels and levels[0].kind == "null" else []
+        parts += [f"dotted: null, {self.metric.null or 'chance'}"] if levels and levels[0].kind == "null" else []
         for word, limit in self.limits:
             intent = f", with intent {' or '.join(sorted(limit.intent))}" if limit.intent else ""
             parts.append(f"{word}: {limit_words(limit).removeprefix('limit ')}{intent}")

@@ -29,9 +29,9 @@ def page(template: str, context: Mapping[str, Any], *, data: Mapping[str, Any]) 
         f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
         "base-uri 'none'; form-action 'none'"
     )
-    whole = _environment().get_template(template).render(
-        context, style=Markup(style), script=Markup(script), policy=policy, data=_embedded(data)  # noqa: S704 - our own
-    )
+    # our own two files, not text out of a report
+    ours = {"style": Markup(style), "script": Markup(script)}  # noqa: S704
+    whole = _environment().get_template(template).render(context, **ours, policy=policy, data=_embedded(data))
     return whole.rstrip("\n") + "\n"
 
 
@@ -48,6 +48,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "name": lambda text: tail(text, _LONGEST_NAME),
         "sentence": _sentence,
+        "opening": lambda text: text[:1].upper() + text[1:],
         "prose": prose,
         "inline": inline,
         "counted": counted,

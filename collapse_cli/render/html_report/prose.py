@@ -16,7 +16,9 @@ _CODE = re.compile(r"(`[^`\n]+`)")
 def prose(text: str, *, level: int) -> Markup:
     """The paragraphs after the first line, `##` headings as headings of that level."""
     body = text.partition("\n")[2]
-    return Markup("\n").join(piece for block in re.split(r"\n\s*\n|(?m:^(?=## ))", body) for piece in _block(block, level))
+    return Markup("\n").join(
+        piece for block in re.split(r"\n\s*\n|(?m:^(?=## ))", body) for piece in _block(block, level)
+    )
 
 
 def inline(text: str) -> Markup:

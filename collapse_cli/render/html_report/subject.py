@@ -7,7 +7,8 @@ from typing import Any, Final, final
 from collapse_cli.core.finding import Severity
 from collapse_cli.core.manual import Manual
 from collapse_cli.core.report import Subject
-from collapse_cli.render.html_report.cards import Card, CardRow, cards, rows_of
+from collapse_cli.render.html_report.budget import Budget
+from collapse_cli.render.html_report.cards import Card, CardRow, Drawable, cards, rows_of
 from collapse_cli.render.html_report.coverage import Checked, SkipRow, checked, checked_words, skip_rows
 from collapse_cli.render.html_report.curves import CurveGroup, curve_groups, curves_of
 from collapse_cli.render.html_report.heat_map import heat_map
@@ -24,21 +25,10 @@ from collapse_cli.render.verdict import (
     suppressed_findings,
 )
 
-__all__ = ["Budget", "HiddenRow", "SubjectPage", "subject_page"]
+__all__ = ["HiddenRow", "SubjectPage", "subject_page"]
 
 #: Rows of a table of failures or skips.
 _MOST_ROWS: Final = 500
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """What one subject may take of the page: values in tables, points in profiles, numbers embedded, groups of curves."""
-
-    values: int
-    points: int
-    embedded: int
-    groups: int
 
 
 @final
@@ -72,6 +62,7 @@ class SubjectPage:
     skips: Sequence[SkipRow]
     map: Figure | None
     profiles: Sequence[Figure]
+    flat: Sequence[tuple[str, float]]
     profiles_left: int
     groups: Sequence[CurveGroup]
     curves: Sequence[Figure]
@@ -80,8 +71,13 @@ class SubjectPage:
 
     @property
     def is_clear(self) -> bool:
-        """Whether everything wanted was analysed and nothing was found."""
-        return self.subject.status == "complete" and bool(self.subject.measurements)
+        """Whether everything wanted was analysed, some of it judged, and nothing found."""
+        return self.subject.status == "complete" and self.is_judged and not self.hidden_count
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether a metric with a limit in force was measured; without one there is no finding, and no health."""
+        return any(row.judged for row in self.checked)
 
     @property
     def is_unread(self) -> bool:
@@ -99,10 +95,12 @@ def subject_page(
     curves = curves_of(subject, places)
     rows = checked(subject, manuals, intent)
     known = {manual.name: manual for manual in manuals}
-    made = cards(findings, known, places, profiles={one.rule: one for one in profiles}, curves=curves)
-    in_cards = {card.rule for card in made}
-    apart = [one for one in profiles if one.rule not in in_cards]
-    drawn = _within(apart, budget.points - sum(len(one.layers) for one in profiles if one.rule in in_cards))
+    drawable = Drawable({one.rule: one for one in profiles}, {(one.analyzer, one.site): one for one in curves})
+    made = cards(findings, known, places, drawable=drawable, budget=budget)
+    shown = [figure for card in made for figure in card.figures]
+    titles = {figure.title for figure in shown}
+    apart = [one for one in profiles if one.rule not in titles and not one.is_flat]
+    drawn = _within(apart, budget.points - sum(figure.points for figure in shown))
     groups = curve_groups(curves, opening=key, room=budget.embedded)[: budget.groups]
     out = suppressed_findings(subject)
     return SubjectPage(
@@ -118,8 +116,9 @@ def subject_page(
         hidden=_hidden(subject, places) if hidden else [],
         hidden_count=len(out),
         skips=skip_rows(subject),
-        map=heat_map(profiles),
+        map=heat_map(profiles, cells=budget.cells),
         profiles=[one.figure() for one in drawn],
+        flat=[(one.rule, one.layers[0][1][0].value) for one in profiles if one.is_flat],
         profiles_left=len(apart) - len(drawn),
         groups=groups,
         curves=[group.figure() for group in groups],
@@ -137,7 +136,7 @@ def _within(profiles: Sequence[LayerProfile], room: int) -> list[LayerProfile]:
         ranked.append((ranks[name], index))
     kept = []
     for _rank, index in sorted(ranked):
-        room -= len(profiles[index].layers)
+        room -= profiles[index].points
         if room >= 0:
             kept.append(index)
     return [profiles[index] for index in sorted(kept)]

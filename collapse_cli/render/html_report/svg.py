@@ -13,13 +13,14 @@ __all__ = ["Figure", "drawing", "element"]
 @final
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One drawing, the words over and under it, and the key under which the script finds its other curves."""
+    """One drawing with the words over and under it; `key` is where the script finds the curves to choose from."""
 
     title: str
     caption: str
     svg: Markup
     key: str = ""
     choices: tuple[str, ...] = ()
+    points: int = 0
 
 
 def element(name: str, *children: str | Markup, **attributes: str | float | None) -> Markup:

@@ -1,5 +1,6 @@
 """Every measurement: a table an analyzer, sites by metrics."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
@@ -14,6 +15,8 @@ from collapse_cli.render.verdict import limit_words, number
 __all__ = ["Cell", "Column", "ValueRow", "ValueTable", "value_tables"]
 
 _DIGITS = 4
+#: The measurements of one analyzer, by site and metric.
+_Sites = dict[str, dict[str, Measurement]]
 
 
 @final
@@ -38,7 +41,7 @@ class Column:
     chance: str
     null: str
     has_nulls: bool
-    limits: tuple[tuple[str, str], ...]
+    limits: tuple[tuple[str, str, str], ...]
     is_judged: bool
 
 
@@ -73,35 +76,36 @@ def value_tables(
     subject: Subject, manuals: Sequence[Manual], places: Places, *, intent: str | None, room: int
 ) -> list[ValueTable]:
     """The tables, at most `room` values in all: analyzers with findings are served first."""
-    taken: dict[str, dict[str, dict[str, Measurement]]] = {}
+    taken: dict[str, _Sites] = {}
     for measured in subject.measurements:
         taken.setdefault(measured.analyzer, {}).setdefault(measured.site, {})[measured.metric] = measured
-    found = [finding.measurement.analyzer for finding in places.findings.values()]
+    found = Counter(finding.measurement.analyzer for finding in places.findings.values())
     shown: dict[str, int] = {}
-    for name in sorted(taken, key=lambda name: not found.count(name)):
-        kept = 0
+    for name in sorted(taken, key=lambda name: not found[name]):
+        shown[name] = 0
         for values in taken[name].values():
             room -= len(values)
-            kept += room >= 0
-        shown[name] = kept
-    tables = []
-    for manual in manuals:
-        sites = taken.get(manual.name)
-        if sites is None:
-            continue
-        known = {metric for values in sites.values() for metric in values}
-        metrics = [metric for metric in manual.metrics if metric.name in known]
-        columns = tuple(_column(metric, list(sites.values()), intent) for metric in metrics)
-        # what was found stays in the table when the budget does not reach for all
-        ordered = sorted(sites, key=lambda site: not any((f"{manual.name}/{m}", site) in places.findings for m in known))
-        kept_names = set(ordered[: shown[manual.name]])
-        rows = tuple(
-            ValueRow(site, places.layer(site), tuple(_cell(sites[site], column, manual.name, places) for column in columns))
-            for site in sites
-            if site in kept_names
-        )
-        tables.append(ValueTable(manual, columns, rows, len(sites) - len(rows), found.count(manual.name)))
-    return tables
+            shown[name] += room >= 0
+    known = [manual for manual in manuals if manual.name in taken]
+    return [_table(manual, taken[manual.name], places, intent=intent, most=shown[manual.name]) for manual in known]
+
+
+def _table(manual: Manual, sites: _Sites, places: Places, *, intent: str | None, most: int) -> ValueTable:
+    taken = {metric for values in sites.values() for metric in values}
+    columns = [_column(metric, list(sites.values()), intent) for metric in manual.metrics if metric.name in taken]
+    rules = {metric: f"{manual.name}/{metric}" for metric in taken}
+
+    def findings(site: str) -> int:
+        return sum((rules[metric], site) in places.findings for metric in sites[site])
+
+    # what was found stays in the table when there is no room for all
+    kept = set(sorted(sites, key=lambda site: not findings(site))[:most])
+    rows = tuple(
+        ValueRow(site, places.layer(site), tuple(_cell(values, column, manual.name, places) for column in columns))
+        for site, values in sites.items()
+        if site in kept
+    )
+    return ValueTable(manual, tuple(columns), rows, len(sites) - len(rows), sum(map(findings, sites)))
 
 
 def _column(metric: Metric, sites: Sequence[dict[str, Measurement]], intent: str | None) -> Column:
@@ -109,7 +113,9 @@ def _column(metric: Metric, sites: Sequence[dict[str, Measurement]], intent: str
     words = {number(null, _DIGITS) for null in nulls if null is not None}
     is_one = len(words) == 1 and None not in nulls
     limits = tuple(
-        (word, _limit(limit)) for word, limit in (("warning", metric.warn), ("error", metric.error)) if limit
+        (word, _limit(limit), limit.source)
+        for word, limit in (("warning", metric.warn), ("error", metric.error))
+        if limit
     )
     return Column(
         metric.name,
@@ -126,7 +132,7 @@ def _column(metric: Metric, sites: Sequence[dict[str, Measurement]], intent: str
 
 def _limit(limit: Limit) -> str:
     intent = f" with intent {' or '.join(sorted(limit.intent))}" if limit.intent else ""
-    return f"{limit_words(limit).removeprefix('limit ')}{intent}; {limit.source}"
+    return f"{limit_words(limit).removeprefix('limit ')}{intent}"
 
 
 def _cell(values: dict[str, Measurement], column: Column, analyzer: str, places: Places) -> Cell | None:

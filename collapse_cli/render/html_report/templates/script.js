@@ -8,8 +8,10 @@
   const key = (row, column) => {
     const cell = row.cells[column];
     const text = cell.dataset.order || cell.textContent.trim();
-    const value = Number(text.replace(/,/g, "").split(" ")[0]);
-    return text !== "" && !Number.isNaN(value) ? value : text.toLowerCase();
+    const words = text.replace(/,/g, "").split(" ");
+    // `12 of 13`, and `error 0.0166` where a value is a finding
+    const value = [words[0], words[words.length - 1]].map(Number).find((one) => text !== "" && !Number.isNaN(one));
+    return value === undefined ? text.toLowerCase() : value;
   };
   const compare = (a, b) => {
     if (typeof a === "number" && typeof b === "number") return a - b;
@@ -93,7 +95,7 @@
     if (level) level.setAttribute("d", curve.null.length ? path(curve.null) : "");
     figure.querySelector("g.points").replaceChildren(...curve.y.map((y, i) => {
       const [cx, cy] = at(curve.x[i], y);
-      const point = svg("circle", { cx: cx.toFixed(1), cy: cy.toFixed(1), r: 2.2, class: "mark" });
+      const point = svg("circle", { cx: cx.toFixed(1), cy: cy.toFixed(1), r: 2.2 });
       const title = svg("title", {});
       title.textContent = `${group.names[0]} ${curve.x[i]}: ${y}`;
       point.append(title);
