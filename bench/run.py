@@ -341,6 +341,64 @@ def startup(setting: Setting) -> list[str]:
     ]
 
 
+def batch(setting: Setting) -> list[str]:
+    """A folder of small checkpoints, measured by one worker on one processor and by two on two."""
+    count = 20 if setting.is_quick else 200
+    path = str(_zoo(count))
+    one = measured("batch", is_pinned=True, path=path, jobs=1)
+    two = measured("batch", repeats=setting.repeats, path=path, jobs=2)
+    scanned = measured("scan_folder", is_pinned=True, path=path)
+    goal = None if setting.is_quick else 1.7
+    rates = [
+        (run["figures"]["reports"]["count"] - 1)
+        / (run["figures"]["reports"]["last"] - run["figures"]["reports"]["first"])
+        for run in (one, two)
+    ]
+    ratios = [
+        ratio("throughput, first report to last: two workers / one", rates[1] / rates[0], at_least=goal),
+        ratio("whole run, from nothing to the summary: one worker / two", one["seconds"] / two["seconds"]),
+        ratio("whole run: one process of scan / two workers", scanned["seconds"] / two["seconds"]),
+    ]
+    return [
+        f"## A batch: {count} checkpoints of 0.8 million parameters",
+        (
+            f"All analyzers, a JSON and an HTML report each and the summary. One worker has one processor "
+            f"({number(rates[0])} subjects/s), two have two ({number(rates[1])} subjects/s), one torch thread each. "
+            "The whole run has the start of the workers (imports) and the summary in it; scan writes nothing."
+            " The peak is that of the parent."
+        ),
+        sides_table(
+            {
+                "batch, one worker, one processor": one,
+                "batch, two workers": two,
+                "scan, one process, one processor": scanned,
+            }
+        ),
+        table(("ratio", "value", "goal", ""), ratios),
+    ]
+
+
+def _zoo(count: int) -> Path:
+    """Small seeded checkpoints, written when they are not there yet."""
+    folder = HERE / "data" / f"zoo-{count}"
+    if not folder.is_dir():
+        _say(f"writing {folder}")
+        folder.mkdir(parents=True)
+        subprocess.run([sys.executable, "-c", _WRITE_ZOO, str(folder), str(count)], check=True)
+    return folder
+
+
+_WRITE_ZOO = """
+import sys, torch
+from safetensors.torch import save_file
+
+generator = torch.Generator().manual_seed(0)
+for number in range(int(sys.argv[2])):
+    layers = {f"layers.{layer}.mlp.up_proj.weight": torch.randn(512, 256, generator=generator) for layer in range(6)}
+    save_file(layers, f"{sys.argv[1]}/model-{number}.safetensors")
+"""
+
+
 def reading(setting: Setting) -> list[str]:
     """How much is read of a checkpoint whose tensors no selected analyzer accepts."""
     folder = setting.llama()
@@ -364,7 +422,7 @@ def reading(setting: Setting) -> list[str]:
 
 
 SECTIONS: dict[str, Callable[[Setting], list[str]]] = {
-    section.__name__: section for section in (encoder, large, streaming, attention, startup, reading)
+    section.__name__: section for section in (encoder, large, streaming, attention, batch, startup, reading)
 }
 
 

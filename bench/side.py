@@ -123,6 +123,40 @@ def dump(path: str, select: list[str]) -> Prepared:
     return collapse(path, select)
 
 
+def batch(path: str, jobs: int) -> Prepared:
+    """`collapse_cli.batch.batch` over a folder on the CPU, start of the workers and summary included.
+
+    The figures tell when the first report was there, and when the last.
+    """
+    from collapse_cli.batch import BatchOptions
+    from collapse_cli.batch import batch as batched
+    from collapse_cli.runs import ScanOptions
+
+    def run() -> Figures:
+        began, ends = time.perf_counter(), list[float]()
+        with tempfile.TemporaryDirectory() as folder:
+            how = BatchOptions(
+                results=Path(folder), jobs=jobs, advances=lambda _progress: ends.append(time.perf_counter() - began)
+            )
+            report = batched(path, options=ScanOptions(device="cpu"), how=how)
+        if any(subject.status == "failed" for subject in report.subjects):
+            raise SystemExit(f"{path}: a subject failed")
+        return {"reports": {"first": ends[0], "last": ends[-1], "count": len(ends)}}
+
+    return run
+
+
+def scan_folder(path: str) -> Prepared:
+    """`collapse_cli.runs.scan` of the same folder in one process, with nothing written."""
+    from collapse_cli.runs import ScanOptions, scan
+
+    def run() -> Figures:
+        scan([path], options=ScanOptions(device="cpu"))
+        return {}
+
+    return run
+
+
 def gram_floor(path: str) -> Prepared:
     """One float64 product XᵀX of all features of a dump, in memory before the clock starts."""
     from safetensors import safe_open
@@ -146,10 +180,12 @@ SIDES: dict[str, Callable[..., Prepared]] = {
     for side in (
         attention_analyzers,
         attention_floor,
+        batch,
         collapse,
         dump,
         floor,
         gram_floor,
+        scan_folder,
         weightwatcher_encoder,
         weightwatcher_subset,
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, final
+from typing import TYPE_CHECKING, Final, Literal, final
 
 from collapse_cli.analyzer import CHECKPOINT_VIEWS, DUMP_VIEWS, Analyzer
 from collapse_cli.analyzers import catalogue, find
@@ -15,7 +15,16 @@ from collapse_cli.core.policy import Policy
 from collapse_cli.core.report import Coverage, Failure, Part, Report, Status, Subject
 from collapse_cli.errors import InputError
 from collapse_cli.history import members as past_members
-from collapse_cli.runs import Observer, ScanOptions, assembled, engine_options, measured, subject_id, subject_paths
+from collapse_cli.runs import (
+    Observer,
+    ScanOptions,
+    assembled,
+    engine_options,
+    measured,
+    one_id_for_many,
+    subject_id,
+    subject_paths,
+)
 from collapse_cli.sources import open_checkpoint
 from collapse_cli.sources.digest import digest
 from collapse_cli.sources.dump import is_dump, open_dump
@@ -71,6 +80,8 @@ def diff(
     members = [_member(Path(path), options) for path in (old, *new)]
     if len(members) < 2:
         raise InputError("diff compares OLD with at least one NEW", got="only OLD is given")
+    if options.subject_id and len(members) > 2:
+        raise one_id_for_many(f"{len(members) - 1:,} NEW")
     _check_one_kind(members)
     base, *others = members
     subjects, notices = [], list[str]()
@@ -185,9 +196,10 @@ def _opened_dump(member: _Member, options: ScanOptions, stack: ExitStack) -> "Du
 
 
 def _status(analysis: "Analysis") -> Status:
-    if not analysis.coverage.wanted and not analysis.measurements:
-        return "empty"
     is_partial = bool(analysis.failures) or any(skip.analyzer is None for skip in analysis.skips)
+    # read and measured by nobody is no clean subject either
+    if not analysis.measurements and not (is_partial and analysis.coverage.wanted):
+        return "empty"
     return "partial" if is_partial else "complete"
 
 
@@ -213,11 +225,16 @@ def _member(path: Path, options: ScanOptions) -> _Member:
     return _Member(path, identity, "dump" if is_of_rows else "checkpoint")
 
 
+_ONE_KIND: Final = (
+    "leave the others out, or say --as checkpoint or --as dump where the content is taken for the wrong one"
+)
+
+
 def _check_one_kind(members: Sequence[_Member]) -> None:
     kinds = {member.kind for member in members}
     if len(kinds) > 1:
         said = ", ".join(f"{member.id} is a {member.kind}" for member in members[:4])
-        raise InputError("all that is compared should be of one kind", got=said, hint="--as checkpoint or --as dump")
+        raise InputError("all that is compared should be of one kind", got=said, hint=_ONE_KIND)
 
 
 # --- an ordered run --------------------------------------------------------------------------------------------------
@@ -277,6 +294,8 @@ def _run_members(path: Path, options: ScanOptions) -> list[_Member]:
         found = [member for one in reports if is_report(one) for member in _run_members(one, options)]
         if found:
             return found
+    if not path.exists():
+        raise InputError(f"cannot read {path}", got="there is no such file or folder", hint="check the path")
     return [_member(found, options) for found in subject_paths(path, include=options.include, exclude=options.exclude)]
 
 

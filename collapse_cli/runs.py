@@ -51,6 +51,7 @@ __all__ = [
     "contents",
     "engine_options",
     "measured",
+    "one_id_for_many",
     "resolved_device",
     "scan",
     "subject_id",
@@ -66,7 +67,8 @@ class ScanOptions:
     `sites`, `ignore_sites`, `include` and `exclude` are globs over tensors and over files of a folder; `roles` names
     the role of tensors the naming table does not know, `arrays` the array that has a role in a dump; `kind` says what
     the paths hold where their content is not to decide; `max_memory` bounds the bytes of one block, `timeout` the
-    seconds of one subject, `threads` what is done side by side (default: the processors); `base` is the folder that subject ids are relative to (default: the working directory).
+    seconds of one subject, `threads` what is done side by side (default: the processors); `base` is the folder that
+    subject ids are relative to (default: the working directory).
     """
 
     device: str = "auto"
@@ -126,20 +128,24 @@ def scan(
 
     Raises:
         UnknownAnalyzer: the policy selects what does not exist.
-        InputError: the device does not exist.
+        InputError: the device does not exist, or one subject id is given for several subjects.
     """
     run = assembled(policy, options, views=CHECKPOINT_VIEWS | DUMP_VIEWS)
+    every = [
+        one for path in paths for one in subject_paths(Path(path), include=options.include, exclude=options.exclude)
+    ]
+    if options.subject_id and len(every) > 1:
+        raise one_id_for_many(f"{len(every):,} subjects")
     found: list[Subject] = []
     notices: list[str] = []
-    for path in paths:
-        for subject_path in subject_paths(Path(path), include=options.include, exclude=options.exclude):
-            identity = options.subject_id or subject_id(subject_path, options.base)
-            observer.begins(identity)
-            subject, remarks = measured(subject_path, identity, run.analyzers, run.options, observer)
-            subject = judge(subject, run.manuals, policy)
-            notices += [f"{identity}: {remark}" for remark in remarks]
-            observer.ends(subject)
-            found.append(subject)
+    for subject_path in every:
+        identity = options.subject_id or subject_id(subject_path, options.base)
+        observer.begins(identity)
+        subject, remarks = measured(subject_path, identity, run.analyzers, run.options, observer)
+        subject = judge(subject, run.manuals, policy)
+        notices += [f"{identity}: {remark}" for remark in remarks]
+        observer.ends(subject)
+        found.append(subject)
     return run.report(found, policy, observer, notices=notices)
 
 
@@ -254,8 +260,14 @@ def subject_id(path: Path, base: Path | None = None) -> str:
     absolute = path if path.is_absolute() else Path.cwd() / path
     try:
         return absolute.resolve().relative_to(base).as_posix()
-    except ValueError:
+    except (ValueError, RuntimeError):
+        # RuntimeError: a link that leads to itself, before Python 3.13
         return path.as_posix()
+
+
+def one_id_for_many(given: str) -> InputError:
+    """What is wrong when one id would name several subjects: findings are told apart by it."""
+    return InputError("--subject-id names one subject", got=f"{given} are given", hint="leave it out, or give one")
 
 
 def subject_paths(path: Path, *, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Path]:
@@ -418,7 +430,8 @@ def _subject(
     kind: Literal["checkpoint", "dump"] = "checkpoint",
 ) -> Subject:
     is_partial = bool(analysis.failures) or any(skip.analyzer is None for skip in analysis.skips)
-    is_empty = not analysis.coverage.wanted and not analysis.measurements
+    # read and measured by nobody is no clean subject either
+    is_empty = not analysis.measurements and not (is_partial and analysis.coverage.wanted)
     return Subject(
         id=identity,
         path=path.as_posix(),

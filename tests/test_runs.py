@@ -8,8 +8,10 @@ import torch
 from safetensors.torch import save_file
 
 import collapse_cli
+from collapse_cli.compare import diff, trend
 from collapse_cli.core.policy import Policy
 from collapse_cli.errors import InputError, UnknownAnalyzer
+from collapse_cli.render.verdict import coverage_words, outcome_words, verdict_line
 from collapse_cli.runs import Observer, ScanOptions, contents, resolved_device, scan, subject_id, subject_paths
 
 RANK = Policy(select=("effective-rank",))
@@ -122,3 +124,55 @@ def test_the_package_names_its_api_and_loads_it_when_asked() -> None:
         assert getattr(collapse_cli, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         collapse_cli.nonsense  # noqa: B018
+
+
+# --- nothing measured, one id for many ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dumps(tmp_path: Path) -> Path:
+    """Three dumps: one of NaN alone, two that can be measured and whose preprocessing differs."""
+    rows = torch.randn(300, 16, generator=torch.Generator().manual_seed(0))
+    save_file({"a/features": rows * torch.nan}, tmp_path / "nan.safetensors")
+    save_file({"a/features": rows}, tmp_path / "said.safetensors", {"preprocessing": "centred"})
+    save_file({"a/features": rows + 0.1}, tmp_path / "silent.safetensors")
+    return tmp_path
+
+
+def test_a_subject_of_which_nothing_could_be_measured_is_not_clean(dumps: Path) -> None:
+    report = scan([dumps / "nan.safetensors"])
+    assert (report.subjects[0].status, report.verdict.outcome, report.exit_code) == ("empty", "empty", 3)
+    assert "every analyzer skipped its 1 hook point" in outcome_words(report.subjects[0])
+    assert any("finite rows" in skip.reason for skip in report.subjects[0].skips)
+
+
+def test_beside_measured_ones_it_makes_the_report_incomplete_and_the_verdict_says_why(dumps: Path) -> None:
+    report = scan([dumps / "nan.safetensors", dumps / "silent.safetensors"], Policy(select=("rankme",)))
+    assert (statuses(report)["silent.safetensors"], report.exit_code) == ("complete", 2)
+    assert "1 subject with nothing measured" in verdict_line(report)
+
+
+def test_a_pair_of_which_nothing_could_be_measured_is_not_clean(dumps: Path) -> None:
+    report = diff(dumps / "nan.safetensors", [dumps / "nan.safetensors"], Policy(select=("neuron-matching",)))
+    assert (report.subjects[0].status, report.exit_code) == ("empty", 3)
+
+
+def test_one_id_names_one_subject(dumps: Path) -> None:
+    options = ScanOptions(subject_id="mine")
+    paths = [dumps / "said.safetensors", dumps / "silent.safetensors"]
+    assert scan(paths[:1], RANK, options).subjects[0].id == "mine"
+    with pytest.raises(InputError, match="names one subject, 2 subjects are given"):
+        scan(paths, RANK, options)
+    with pytest.raises(InputError, match="names one subject, 2 NEW are given"):
+        diff(paths[0], paths, options=options)
+
+
+def test_a_pair_of_dumps_has_hook_points_and_says_what_one_side_does_not(dumps: Path) -> None:
+    report = diff(dumps / "said.safetensors", [dumps / "silent.safetensors"], Policy(select=("representation-drift",)))
+    assert coverage_words(report.subjects[0]) == "analysed 1 of 1 wanted hook point"
+    assert any('preprocessing "centred" → not given' in said for said in report.provenance.notices)
+
+
+def test_a_run_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot read .*nowhere, there is no such file or folder"):
+        trend([tmp_path / "nowhere"])

@@ -1,14 +1,15 @@
 """The sample runs: files as described, and `trend` dates the collapse of the one and says nothing of the other."""
 
 import statistics
+from pathlib import Path
 
 import pytest
 from safetensors import safe_open
 
 from collapse_cli.compare import trend
 from collapse_cli.core.policy import Policy
-from collapse_cli.core.report import Report
-from collapse_cli.runs import ScanOptions
+from collapse_cli.core.report import Report, to_json
+from collapse_cli.runs import ScanOptions, scan
 from tests.test_sample_checkpoints import SAMPLES, table
 
 RUNS = {row["folder"].strip("`"): row for row in table("Runs")}
@@ -92,3 +93,21 @@ def test_figures_of_the_metadata_are_series(name: str, reports: dict[str, Report
     assert set(curves) == {"#run#rule=metadata/train_loss", "#run#rule=metadata/val_accuracy"}
     assert all(curve["step"] == [100.0 * place for place in range(1, 11)] for curve in curves.values())
     assert curves["#run#rule=metadata/val_accuracy"]["better"] == "higher"
+
+
+def test_stored_reports_give_the_trends_of_their_checkpoints(tmp_path: Path, reports: dict[str, Report]) -> None:
+    name = "runs/collapsing_mlp"
+    for file in (SAMPLES / name).iterdir():
+        options = ScanOptions(device="cpu", base=tmp_path)
+        report = scan([file], Policy(select=("effective-rank",)), options)
+        (tmp_path / f"{file.stem}.json").write_text(to_json(report), encoding="utf-8")
+    (of_reports,) = trend([tmp_path], Policy(), ScanOptions(device="cpu")).subjects
+    (of_checkpoints,) = reports[name].subjects
+    told = {(m.metric, m.site): (m.value, m.null) for m in of_reports.measurements}
+    expected = {
+        (m.metric, m.site): (m.value, m.null)
+        for m in of_checkpoints.measurements
+        if m.analyzer == "trend" and "#rule=effective-rank/" in m.site
+    }
+    assert expected
+    assert told == expected

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, final
 
 from collapse_cli.batch.remembered import Digests
-from collapse_cli.batch.results import DIGESTS, locked, report_file
+from collapse_cli.batch.results import DIGESTS, SUBJECTS, locked, report_file
 from collapse_cli.batch.resumed import is_current, rejudged, stored
 from collapse_cli.batch.subject import VIEWS, Done, Task, Work, measure, prepare, write_report
-from collapse_cli.batch.summary import ranked, write_summary
+from collapse_cli.batch.summary import index_row, ranked, write_summary
 from collapse_cli.batch.workers import Workers
 from collapse_cli.core.policy import Policy
 from collapse_cli.core.report import Coverage, Failure, Report, Subject
 from collapse_cli.errors import BadPolicy, CollapseError, InputError
+from collapse_cli.render.html_format import IndexRow
 from collapse_cli.runs import Assembly, Observer, ScanOptions, assembled, subject_id, subject_paths
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class _Batch:
     digests: Digests
     all_bytes: int
     subjects: list[Subject] = field(default_factory=list)
+    rows: list[IndexRow] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     reused: int = 0
     bytes: int = 0
@@ -97,6 +99,7 @@ class _Batch:
         """Take in the report of a subject, whose file is written."""
         (subject,) = report.subjects
         self.subjects.append(subject)
+        self.rows.append(index_row(report))
         self.bytes += one.bytes
         self.how.keep(report)
         self.observer.ends(subject)
@@ -133,9 +136,10 @@ def batch(
                 _run(going, pool)
         finally:
             going.digests.write()
+        going.notices += _left_over(going)
         going.subjects.sort(key=ranked)
         report = begun.report(going.subjects, policy, observer, notices=list(dict.fromkeys(going.notices)))
-        write_summary(how.results, report)
+        write_summary(how.results, report, going.rows, title=str(folder))
     return report
 
 
@@ -152,6 +156,18 @@ def _begun(folder: Path, policy: Policy, begun: Assembly, how: BatchOptions, obs
     digests = Digests.read(how.results / DIGESTS)
     all_bytes = sum(one.bytes for one in found.values())
     return _Batch(begun, policy, how, observer, tuple(found.values()), digests, all_bytes, notices=notices)
+
+
+def _left_over(going: _Batch) -> list[str]:
+    """What is to be said of reports on subjects that are not in the folder any more, or not wanted this time."""
+    mine = {going.file(one) for one in going.found}
+    others = [file for file in (going.how.results / SUBJECTS).rglob("*.json") if file not in mine]
+    if not others:
+        return []
+    words = "report there is" if len(others) == 1 else "reports there are"
+    return [
+        f"{going.how.results}: {len(others):,} {words} of subjects that this batch did not find; gate reads them too"
+    ]
 
 
 def _bytes(path: Path) -> int:
@@ -233,7 +249,7 @@ def _reuse(going: _Batch, one: _Found, before: Report) -> None:
     """Judge a stored report again, and write it where that changes what it says."""
     report = rejudged(before, one.path, going.begun, going.policy)
     if report != before:
-        write_report(going.how.results, report)
+        going.notices += write_report(going.how.results, report)
     going.reused += 1
     going.notices += [said for said in report.provenance.notices if said.startswith(one.identity)]
     going.tell(one, report)
@@ -247,7 +263,7 @@ def _finish(going: _Batch, one: _Found, future: "Future[Done]") -> None:
         raise
     except Exception as error:  # noqa: BLE001 - whatever one subject does to its worker, the others go on
         report = going.begun.report([_failed(one, error)], going.policy, Observer(), notices=())
-        write_report(going.how.results, report)
+        going.notices += write_report(going.how.results, report)
         going.tell(one, report)
         return
     going.digests.remember(one.path, done.digest, done.files)

@@ -14,7 +14,7 @@ from collapse_cli.batch.results import report_file
 from collapse_cli.core.policy import Policy
 from collapse_cli.core.report import Report, to_json
 from collapse_cli.errors import BadPolicy, InputError
-from collapse_cli.render import FORMATS, RENDERERS, Look
+from collapse_cli.render import RENDERERS, Look
 from collapse_cli.runs import Observer, ScanOptions, assembled, measured
 from collapse_cli.sources import open_checkpoint
 from collapse_cli.sources.digest import digest
@@ -132,13 +132,15 @@ def _measured(work: Work, task: Task) -> Done:
         subject = replace(subject, digest=None)
         notices.append(f"{task.identity}: {CHANGED}")
     report = begun.report([subject], work.policy, observer, notices=notices)
-    write_report(work.results, report)
+    notices += write_report(work.results, report)
     files = before[-1] if before else ()
     return Done(replace(report, manuals=()), subject.digest, files, tuple(notices), tuple(warnings))
 
 
-def write_report(results: Path, report: Report) -> None:
-    """The report of one subject as files; the JSON comes last, so that where it lies all lie.
+def write_report(results: Path, report: Report) -> tuple[str, ...]:
+    """Write the report of one subject as files, and return what is worth a notice.
+
+    The JSON comes last, so that where it lies all lie. A page that cannot be drawn costs the page, not the report.
 
     Raises:
         BadPolicy: the folder does not take them.
@@ -148,6 +150,13 @@ def write_report(results: Path, report: Report) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadPolicy(f'cannot write "{file}"', got=error.strerror or str(error)) from error
-    if "html" in FORMATS:
-        write_whole(file.with_suffix(".html"), RENDERERS["html"](report, Look()))
+    page, said = file.with_suffix(".html"), tuple[str, ...]()
+    try:
+        drawn = RENDERERS["html"](report, Look())
+    except Exception as error:  # noqa: BLE001 - hours of measuring are worth more than a drawing
+        page.unlink(missing_ok=True)
+        said = (f"{report.subjects[0].id}: its page could not be drawn: {type(error).__name__}: {error}",)
+    else:
+        write_whole(page, drawn)
     write_whole(file, to_json(report))
+    return said

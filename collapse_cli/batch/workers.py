@@ -7,17 +7,17 @@ new one, and fails alone when it has cost two workers; one that takes longer tha
 import os
 import pickle
 import signal
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, final
 
+from collapse_cli.batch.serving import serve
 from collapse_cli.errors import TimedOut, WorkerDied
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ __all__ = ["LIVES", "Workers"]
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
-#: Workers that a task may cost: one may fall to the out-of-memory killer or a person, two in a row are the task's doing.
+#: Workers that a task may cost: one may fall to a person or to other programs' memory, two are the task's doing.
 LIVES: Final = 2
 #: Workers in a row that may die before they take their first task; more, and none will ever live.
 _FAILED_STARTS: Final = 3
@@ -287,49 +287,8 @@ def _cause(code: int | None) -> str:
 def _begun(prepare: bytes) -> _Worker:
     context = get_context("spawn")
     mine, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, prepare), daemon=True)
+    process = context.Process(target=serve, args=(theirs, prepare), daemon=True)
     process.start()
     # with the last copy here closed, the death of the worker ends the pipe
     theirs.close()
     return _Worker(process, mine)
-
-
-# --- the worker's process --------------------------------------------------------------------------------------------
-
-
-def _serve(pipe: Connection, prepare: bytes) -> None:
-    """Calls from the pipe, answers into it, until it is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    # stdout belongs to the report
-    sys.stdout.flush()
-    os.dup2(2, 1)
-    prepared = pickle.loads(prepare)  # noqa: S301 - from the process that began this one
-    if prepared is not None:
-        prepared()
-    pipe.send((True, None))
-    while True:
-        try:
-            call = pipe.recv_bytes()
-        except (EOFError, OSError):
-            return
-        pipe.send_bytes(_answer(call))
-
-
-def _answer(call: bytes) -> bytes:
-    try:
-        function, args, kwargs = pickle.loads(call)  # noqa: S301 - as above
-        return pickle.dumps((True, function(*args, **kwargs)))
-    except Exception as error:  # noqa: BLE001 - whoever waits for the result decides what it means
-        try:
-            return pickle.dumps((False, error))
-        except Exception:  # noqa: BLE001 - foreign exceptions may hold anything
-            return pickle.dumps((False, RuntimeError(f"{type(error).__name__}: {error}")))
-
-
-def _die_with_parent() -> None:
-    """Wait for the end of the process that began this one: nobody would read what is still being done."""
-    parent = parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-    os._exit(1)

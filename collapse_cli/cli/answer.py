@@ -45,4 +45,6 @@ def _reason(report: "Report", paths: Sequence[str]) -> str:
     names = ", ".join(report.provenance.analyzers[:3]) + ("…" if len(report.provenance.analyzers) > 3 else "")
     where = report.subjects[0].id if len(report.subjects) == 1 else counted(len(report.subjects), "subject")
     held = counted(tensors, noun(report.subjects[0]))
+    if any(subject.coverage.wanted for subject in report.subjects):
+        return f"{where} has {held}, and every analyzer skipped what it could take; the skips say why"
     return f"{where} has {held}, none of which an analyzer accepts ({names or 'none selected'})"

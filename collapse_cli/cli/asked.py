@@ -8,7 +8,7 @@ from typing import Any, final, get_type_hints
 
 from collapse_cli.cli import options as flags
 
-__all__ = ["Judging", "Measuring", "Reporting", "flagged"]
+__all__ = ["Batching", "Judging", "Measuring", "Reporting", "flagged"]
 
 
 @final
@@ -65,7 +65,18 @@ class Reporting:
     color: flags.Color = "auto"
 
 
-_GROUPS = (Measuring, Judging, Reporting)
+@final
+@dataclass(frozen=True)
+class Batching:
+    """Where the reports of a batch go, and who makes them."""
+
+    out: flags.Out = "collapse-report"
+    jobs: flags.Jobs = None
+    rehash: flags.Rehash = False
+    executor: flags.ExecutorKind = "process"
+
+
+_GROUPS = (Measuring, Judging, Reporting, Batching)
 
 
 def flagged(command: Callable[..., int]) -> Callable[..., int]:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from collapse_cli.cli import options as flags
-from collapse_cli.cli.asked import Judging, Measuring, Reporting, flagged
+from collapse_cli.cli.asked import Batching, Judging, Measuring, Reporting, flagged
 
 __all__ = ["batch"]
 
@@ -18,10 +18,7 @@ def batch(
     measuring: Measuring,
     judging: Judging,
     reporting: Reporting,
-    out: flags.Out = "collapse-report",
-    jobs: flags.Jobs = None,
-    rehash: flags.Rehash = False,
-    executor: flags.ExecutorKind = "process",
+    batching: Batching,
     record: flags.Record = False,
 ) -> int:
     """Measure and judge every subject of a folder in parallel, a report each, and rank them, the worst first.
@@ -40,8 +37,8 @@ def batch(
     destinations = Destinations.asked(reporting, quiet=measuring.quiet)
     wanted = policy(context.obj, measuring, judging)
     options = scan_options(context.obj, measuring)
-    no_empty_path([folder, out])
-    choice("--executor", executor, ("process", "ray"))
+    no_empty_path([folder, batching.out])
+    choice("--executor", batching.executor, ("process", "ray"))
     is_shown = measuring.progress is not False and not measuring.quiet
     with (
         recorder(record) as keep,
@@ -51,10 +48,10 @@ def batch(
         from collapse_cli import batch as batches
 
         how = batches.BatchOptions(
-            results=Path(out),
-            jobs=jobs,
-            executor="ray" if executor == "ray" else "process",
-            rehash=rehash,
+            results=Path(batching.out),
+            jobs=batching.jobs,
+            executor="ray" if batching.executor == "ray" else "process",
+            rehash=batching.rehash,
             keep=keep,
             advances=advances,
         )

@@ -86,10 +86,7 @@ def _shown(value: object) -> str:
 
 
 def _lines(rows: Sequence[dict[str, Any]]) -> str:
-    lines = []
-    for row in rows:
-        lines.append("  ".join(_shown(value) for value in row.values()))
-    return "".join(line + "\n" for line in lines)
+    return "".join("  ".join(_shown(value) for value in row.values()) + "\n" for row in rows)
 
 
 def _table(rows: Sequence[dict[str, Any]], *, is_coloured: bool) -> str:

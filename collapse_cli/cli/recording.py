@@ -23,4 +23,8 @@ def recorder(is_wanted: bool) -> "Iterator[Callable[[Report], None]]":
     from collapse_cli.history import History, store_path
 
     with History(store_path()) as history:
-        yield history.record
+
+        def keep(report: "Report") -> None:
+            history.record(report)
+
+        yield keep

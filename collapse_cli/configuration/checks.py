@@ -165,7 +165,11 @@ def _of_rule(value: Any, known: Known) -> Iterator[str]:
     if any(fnmatchcase(rule, value) for rule in rules) or analyzer in known.broken:
         return
     close = get_close_matches(value, list(rules), n=1)
-    guess = f'; did you mean "{close[0]}"?' if close else f"; `collapse explain {analyzer}` lists its metrics"
+    names = {rule.partition("/")[0] for rule in rules}
+    where = (
+        f"`collapse explain {analyzer}` lists its metrics" if analyzer in names else "`collapse list` names them all"
+    )
+    guess = f'; did you mean "{close[0]}"?' if close else f"; {where}"
     if "/" not in value and any(fnmatchcase(rule.partition("/")[0], value) for rule in rules):
         guess = f'; did you mean "{value}/*"?'
     yield f'no rule "{value}"{guess}'

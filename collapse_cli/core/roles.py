@@ -106,8 +106,8 @@ class DumpRole:
         if self.numbers == "float" and dtype not in FLOATING:
             return "should hold floating-point numbers", f"it holds {dtype}"
         if self.numbers in ("integer", "boolean") and dtype not in _INTEGERS:
-            wanted = "whole numbers" if self.numbers == "integer" else "booleans"
-            return f"should hold {wanted} in an integer dtype", f"it holds {dtype}"
+            wanted = "whole numbers in an integer dtype" if self.numbers == "integer" else "true or false, or 1 and 0"
+            return f"should hold {wanted}", f"it holds {dtype}"
         if self.numbers == "number" and dtype not in _INTEGERS | FLOATING:
             return "should hold numbers", f"it holds {dtype}"
         return None

@@ -103,5 +103,4 @@ def _status(before: Subject, taken: Subject) -> Status:
     if before.status == "partial" and not before.failures and all(skip.analyzer for skip in before.skips):
         # partial for a reason that the report does not break down
         return "partial"
-    is_empty = not taken.measurements and not any(skip.site for skip in taken.skips)
-    return "empty" if before.status == "empty" or is_empty else "complete"
+    return "empty" if before.status == "empty" or not taken.measurements else "complete"

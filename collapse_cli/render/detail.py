@@ -1,7 +1,7 @@
 """Everything a report knows of one site: each metric with its null and limits, and curves as plots of characters."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -37,8 +37,16 @@ def print_detail(console: Console, report: Report, subject: Subject, pattern: st
     if len(names) > _SITES:
         console.print(Text(f"+{len(names) - _SITES:,} more sites match {plain(pattern)}", style="dim"))
     if not names:
-        console.print(Text(f"--detail {plain(pattern)}: nothing was measured there", style="yellow"))
+        console.print(
+            Text(f"--detail {plain(pattern)}: nothing was measured there{_instead(measured)}", style="yellow")
+        )
     console.print()
+
+
+def _instead(measured: Iterable[str]) -> str:
+    names = [plain(name) for name in measured]
+    more = f", and {len(names) - _SITES:,} more" if len(names) > _SITES else ""
+    return f"; sites with numbers: {', '.join(names[:_SITES])}{more}" if names else ""
 
 
 def _site(console: Console, report: Report, subject: Subject, name: str) -> None:

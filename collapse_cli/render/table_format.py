@@ -21,6 +21,7 @@ from collapse_cli.render.verdict import (
     coverage_words,
     findings_by_severity,
     has_suppressed,
+    is_of_rows,
     number,
     number_of,
     outcome_words,
@@ -107,7 +108,7 @@ def _opening(console: Console, report: Report, subject: Subject) -> None:
 
 def _facts(subject: Subject) -> list[str]:
     """Format, and of the tensors that some analyzer wants parameters and dtypes: the others are only counted."""
-    if subject.kind == "dump":
+    if is_of_rows(subject):
         return [subject.format, counted(subject.coverage.sites, "hook point"), f"{subject.bytes:,} bytes"]
     facts = [subject.format, counted(subject.coverage.sites, "tensor")]
     stored = [site for site in subject.sites if "#" not in site.name]
@@ -212,7 +213,9 @@ def _not_done(console: Console, subject: Subject, look: Look) -> bool:
     """What could not be done, and with `--all` also what did not apply; whether there was any of it."""
     skipped: list[str] = []
     if subject.status == "empty" or look.show_all:
-        reasons = Counter((skip.analyzer, skip.reason) for skip in subject.skips if skip.analyzer)
+        tried = [skip for skip in subject.skips if skip.analyzer and skip.site]
+        shown = tried if tried and not look.show_all else subject.skips
+        reasons = Counter((skip.analyzer, skip.reason) for skip in shown if skip.analyzer)
         for (analyzer, reason), count in reasons.items():
             skipped.append(f"{analyzer}: {reason}" + (f" ({count} sites)" if count > 1 else ""))
     failed = [_failure(failure) for failure in subject.failures]

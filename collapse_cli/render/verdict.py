@@ -9,6 +9,7 @@ __all__ = [
     "coverage_words",
     "findings_by_severity",
     "has_suppressed",
+    "is_of_rows",
     "limit_words",
     "noun",
     "number",
@@ -66,7 +67,14 @@ def counted(count: int, word: str) -> str:
 
 def noun(subject: Subject) -> str:
     """What a subject consists of."""
-    return "hook point" if subject.kind == "dump" else "tensor"
+    if subject.format == "report":
+        return "report"
+    return "hook point" if is_of_rows(subject) else "tensor"
+
+
+def is_of_rows(subject: Subject) -> bool:
+    """Whether it is a dump, or a pair or run of dumps."""
+    return "dump" in (subject.kind, subject.format)
 
 
 def coverage_words(subject: Subject) -> str:
@@ -82,7 +90,10 @@ def outcome_words(subject: Subject) -> str:
     if subject.status == "failed":
         return "failed: nothing was analysed"
     if subject.status == "empty":
-        return f"empty: of its {counted(subject.coverage.sites, noun(subject))} no analyzer wants one"
+        held = counted(subject.coverage.sites, noun(subject))
+        if subject.coverage.wanted:
+            return f"empty: nothing was measured: every analyzer skipped its {held}"
+        return f"empty: of its {held} no analyzer wants one"
     active = findings_by_severity(subject)
     counts = {word: sum(finding.severity == word for finding in active) for word in ("error", "warning", "info")}
     parts = [counted(counts["error"], "error"), counted(counts["warning"], "warning")]
@@ -99,7 +110,7 @@ def verdict_line(report: Report) -> str:
     verdict = report.verdict
     opening = {"pass": "Pass", "fail": "Fail", "incomplete": "Incomplete", "empty": "Nothing was analysed"}
     unread = sum(subject.status == "failed" for subject in report.subjects)
-    parts = _counts(verdict, unread)
+    parts = _counts(verdict, unread, sum(subject.status == "empty" for subject in report.subjects))
     text = f"{opening[verdict.outcome]}: {', '.join(parts)}. Exit {report.exit_code}"
     if verdict.outcome == "incomplete" and not unread:
         would = 1 if any(verdict.findings.get(severity) for severity in _at_least(verdict)) else 0
@@ -112,7 +123,7 @@ def _at_least(verdict: Verdict) -> list[str]:
     return order[order.index(verdict.fail_on.value) :]
 
 
-def _counts(verdict: Verdict, unread: int) -> list[str]:
+def _counts(verdict: Verdict, unread: int, unmeasured: int) -> list[str]:
     found = verdict.findings
     parts = [counted(found[word], word) for word in ("error", "warning") if found.get(word)]
     if found.get("info"):
@@ -121,6 +132,8 @@ def _counts(verdict: Verdict, unread: int) -> list[str]:
         parts.append("no findings")
     if unread:
         parts.append(f"{counted(unread, 'subject')} could not be read")
+    if unmeasured and verdict.outcome == "incomplete":
+        parts.append(f"{counted(unmeasured, 'subject')} with nothing measured")
     if verdict.failures > unread:
         parts.append(f"{counted(verdict.failures - unread, 'analysis')} failed")
     if verdict.skips:

@@ -263,7 +263,7 @@ def _no_content(path: str, stored: Mapping[str, Any], arrays: Sequence[DumpArray
     if arrays:
         what, got = "the dump should hold features, or another role that can be measured", f"it holds only {names}"
     else:
-        what, got = "an array should be named by its role: features, or <site>/features", f"there are {names}"
+        what, got = "an array should be named by its role: features, or <site>/features", f"it holds {names}"
     return UnreadableDump(
         what, where=path, got=got, hint="--map features=ARRAY names the array that holds the features"
     )

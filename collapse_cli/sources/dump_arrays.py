@@ -176,6 +176,8 @@ def _refuse(where: str, place: tuple[str, str], expected: str, got: str) -> NoRe
         "features": "keep one row per sample: pool or flatten the other axes, or name it with --map tokens=ARRAY",
         "labels": "classes are whole numbers; for a regression call the array targets",
     }
+    if expected == "should hold floating-point numbers":
+        hints = {place[1]: "save it as float32: array.astype('float32')"}
     raise UnreadableDump(
         f"array {quoted(join_name(*place))}",
         where=where,

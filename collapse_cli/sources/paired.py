@@ -47,7 +47,7 @@ class PairedDump:
     def caveat(self) -> str:
         """What makes the two hard to compare, in words; empty where nothing does."""
         pairs = [(key, self.before.metadata.get(key), self.after.metadata.get(key)) for key in _SHOULD_AGREE]
-        differing = [f'{key} "{old}" → "{new}"' for key, old, new in pairs if old is not None and old != new]
+        differing = [f"{key} {_said(old)} → {_said(new)}" for key, old, new in pairs if old is not None and old != new]
         return "the dumps differ in " + ", ".join(differing) if differing else ""
 
     def batches(self, site: str, roles: Sequence[str], rows: int = ROWS) -> "Iterator[dict[str, Tensor]]":
@@ -126,3 +126,7 @@ def _unpaired(before: Dump, after: Dump, point: HookPoint, other: HookPoint) -> 
         if len(differing):
             return f"{len(differing):,} ids differ, the first in row {int(differing[0, 0]):,}"
     return ""
+
+
+def _said(value: str | None) -> str:
+    return "not given" if value is None else f'"{value}"'

@@ -119,6 +119,12 @@ def test_a_subject_that_is_partial_for_no_stated_reason_stays_so(stored: Path) -
     assert gated(stored, report(replace(ILL, status="partial"))).exit_code == 2
 
 
+def test_a_stored_subject_of_which_nothing_was_measured_is_empty(stored: Path) -> None:
+    unmeasured = replace(ILL, measurements=(), findings=(), skips=(Skip("effective-rank", "w", "too small"),))
+    again = gated(stored, report(unmeasured))
+    assert (again.subjects[0].status, again.exit_code) == ("empty", 3)
+
+
 @pytest.mark.parametrize(
     ("options", "sites"),
     [

@@ -65,5 +65,5 @@ def test_the_table_carries_the_detail_that_was_asked_for() -> None:
     asked = render(report, Look(width=90, detail="fc1.*"))
     assert "fc1.weight   256×64" in asked
     assert max(map(len, asked.splitlines())) <= 90
-    assert "nothing was measured there" in render(report, Look(width=90, detail="nothing"))
+    assert "nothing was measured there; sites with numbers: " in render(report, Look(width=90, detail="nothing"))
     assert "logarithmic" not in render(report, Look(width=90))

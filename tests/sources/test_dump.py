@@ -355,7 +355,7 @@ BAD: dict[str, tuple[dict[str, np.ndarray], str]] = {
     "features of integers": ({"features": LABELS[:, None]}, "should hold floating-point numbers, it holds I64"),
     "labels of two axes": ({"features": FEATURES, "labels": LABELS[:, None]}, "should be samples, it is 20 × 1"),
     "only labels": ({"labels": LABELS}, 'it holds only "labels"'),
-    "only strangers": ({"w": FEATURES}, 'there are "w"'),
+    "only strangers": ({"w": FEATURES}, 'it holds "w"'),
     "a skew distance": (
         {"logits": FEATURES, "label_distance": FEATURES},
         "as long as wide, it is 20 × 3",
@@ -372,6 +372,7 @@ def test_bad_arrays_are_refused_with_what_was_expected_and_given(case: str) -> N
         memory_dump(arrays)
     assert message in str(refused.value)
     assert refused.value.hint
+    assert ("astype('float32')" in refused.value.hint) is ("floating-point" in message)
 
 
 def test_shapes_that_differ_over_shards_are_refused() -> None:

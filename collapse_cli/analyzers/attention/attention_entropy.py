@@ -47,7 +47,7 @@ OVERLOADED_HEADS = Metric(
 ENTROPY_SLOPE = Metric(
     "entropy_slope",
     "1",
-    "The slope of least squares of H on log v over rows: 1 spreads with the context, 0 keeps a fixed number of keys.",
+    "Least-squares slope of the entropy H on log v over rows: 1 spreads with the context, 0 keeps to so many keys.",
     null=EQUAL_LOGITS,
 )
 ENTROPY_FLOOR = Metric(
@@ -105,7 +105,7 @@ def collapsed() -> Example:
     unmoved_by=("samples_permuted",),
 )
 def attention_entropy(point: "Activations") -> Iterator[Measurement | Skip]:
-    """Are heads one-hot (entropy collapse, unstable training) or uniform (entropic overload)?
+    """Are heads one-hot (entropy collapse, unstable training) or uniform (entropic overload: a plain average)?
 
     ## Why it matters
     When the logits of attention grow, the softmax of every row ends in one key: gradients through it vanish, the loss

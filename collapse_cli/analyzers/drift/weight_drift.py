@@ -183,13 +183,13 @@ def weight_drift(view: "Comparison | Model") -> Iterator[Measurement | Skip]:
     codes that no input selects: all of them are entries that are the same to the bit after a thousand steps.
 
     ## How to read it
-    `relative_change` says how far; at or below its null recasting the file could have made all of it ("within
-    rounding" in the evidence). `changed_share` and `unchanged_row_share` say what did not move at all; both are exact.
-    `direction_cosine` near 1 with a `norm_ratio` away from 1 is scaling, as weight decay makes it.
-    `straggler_score` sets each weight against those of its own role. `update_uniformity` is 0 after one step of equal
-    size everywhere (a sign step), 0.76 for a Gaussian change, and large when a few entries moved and most hardly did.
-    `tiny_churn` and `mask_jaccard` tell whether the smallest entries, or the pruned ones, are still the same ones.
-    Site `#model` holds the change of all tensors together.
+    `relative_change` says how far; at or below its null recasting the file could have made all of it ("within rounding"
+    in the evidence). `changed_share` and `unchanged_row_share` say what did not move at all; both are exact.
+    `direction_cosine` near 1 with a `norm_ratio` away from 1 is scaling, as weight decay makes it. `straggler_score`
+    sets each weight against those of its own role. `update_uniformity` is 0 after one step of equal size everywhere (a
+    sign step), 0.76 for a Gaussian change, and large when a few entries moved and most hardly did. `tiny_churn` and
+    `mask_jaccard` tell whether the smallest entries, or the pruned ones, are still the same ones: a Jaccard index is
+    the share of the entries of either set that are in both. Site `#model` holds the change of all tensors together.
 
     ## Limits
     A frozen tower, a fixed head or an untouched base under adapters is a design, so an unchanged weight is reported

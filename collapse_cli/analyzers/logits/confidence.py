@@ -223,8 +223,8 @@ def _calibration(point: "Activations") -> Iterator[Measurement | Skip]:
 def _not_classes(role: str, count: int, classes: int) -> BadValues:
     return BadValues(
         role,
-        expected=f"should be classes of the logits (0 to {classes - 1}), or -1 for none",
-        got=f"{count:,} are none",
+        expected=f"should be classes of the logits (0 to {classes - 1}), or -1 or -100 for no class",
+        got=f"{count:,} are neither",
         hint="labels count from 0 in the order of the logits",
     )
 

@@ -233,8 +233,8 @@ def prediction_collapse(point: "Activations") -> Iterator[Measurement | Skip]:
     if found.impossible_labels:
         raise BadValues(
             "labels",
-            expected=f"should be classes of the logits (0 to {found.width - 1}), or -1 for none",
-            got=f"{found.impossible_labels:,} are none",
+            expected=f"should be classes of the logits (0 to {found.width - 1}), or -1 or -100 for no class",
+            got=f"{found.impossible_labels:,} are neither",
             hint="labels count from 0 in the order of the logits",
         )
     if found.count < MIN_ROWS:

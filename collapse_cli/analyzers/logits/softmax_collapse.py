@@ -136,10 +136,11 @@ def softmax_collapse(point: "Activations") -> Iterator[Measurement | Skip]:
             hint="write the dtype in which the loss computed its softmax",
         )
     if found.impossible_labels:
+        classes = point.shapes["logits"][1]
         raise BadValues(
             "labels",
-            expected=f"should be classes of the logits (0 to {point.shapes['logits'][1] - 1}), or -1 for none",
-            got=f"{found.impossible_labels:,} are none",
+            expected=f"should be classes of the logits (0 to {classes - 1}), or -1 or -100 for no class",
+            got=f"{found.impossible_labels:,} are neither",
             hint="labels count from 0 in the order of the logits",
         )
     if found.count < MIN_ROWS:

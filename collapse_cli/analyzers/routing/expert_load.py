@@ -161,20 +161,21 @@ def expert_load(point: "Activations") -> Iterator[Measurement | Skip]:
     capacity, the tokens beyond it are dropped.
 
     ## How to read it
-    `effective_experts` is the number of distinct choices that the loads amount to: E/k when all experts carry the
-    same, 1 when every token takes the same k. `load_cv` and `max_violation` are 0 for equal loads; a value near its
-    null is what random routing gives with so few tokens. `starved_experts` counts experts without a single token where
-    chance leaves none; `unused_share` is the same as a share. `drop_rate` is what a capacity of c times the mean load
-    (metadata `capacity_factor`, 1.25) would drop if all rows were one batch. `group_load_distance` says whether some
-    group uses other experts than the rest: specialisation, neither good nor bad. The evidence has the loads, the
-    smallest load over the mean (`min_violation`) and the auxiliary loss `l_aux`, 1 for a balanced router.
+    `effective_experts` is the number of distinct choices that the loads amount to: of E experts of which a token takes
+    k, E/k when all carry the same, and 1 when every token takes the same k. `load_cv` and `max_violation` are 0 for
+    equal loads; a value near its null is what random routing gives with so few tokens. `starved_experts` counts experts
+    without a single token where chance leaves none; `unused_share` is the same as a share. `drop_rate` is what a
+    capacity of c times the mean load (metadata `capacity_factor`, 1.25) would drop if all rows were one batch.
+    `group_load_distance` says whether some group uses other experts than the rest: specialisation, neither good nor
+    bad. The evidence has the loads, the smallest load over the mean (`min_violation`) and the auxiliary loss `l_aux`, 1
+    for a balanced router.
 
     ## Limits
     Data from one domain leave experts idle for good reasons; judge a router on the mixture it was trained for. The
     largest of the logits is not always what was chosen: a balancing bias, noise and capacity come in between, so dump
     `expert_index` where you can. With `expert_index` alone the number of experts is taken to be one more than the
-    largest index, and idle experts beyond it are not seen. Loads must be summed over all ranks before the maximum is
-    taken. Other tools define the violation as a modulus, in which a dead expert alone gives 1, or divide by E−1 in
+    largest index, and idle experts beyond it are not seen. Loads must be summed over all processes before the maximum
+    is taken. Other tools define the violation as a modulus, in which a dead expert alone gives 1, or divide by E−1 in
     the standard deviation. A frozen random router is a design, see `router-weights`.
     """
     site, load = point.site.name, kernels.expert_load.expert_load(point)

@@ -44,7 +44,7 @@ ADVERSE_TREND = Metric(
 OPPOSED_TREND = Metric(
     "opposed_trend",
     "residual scales",
-    "The least move of several series that together are a sign of illness, 0 unless each moves so at p < 0.01.",
+    "The least move of several series that together are a sign of collapse, 0 unless each moves so at p < 0.01.",
     better="lower",
     warn=Limit(
         "above", 3.0, "definition: three residual scales, which i.i.d. series pass in 0.3 % and random walks in 18 %"
@@ -190,11 +190,12 @@ def trend(run: "Run") -> Iterator[Measurement | Skip]:
     A series is one metric at one site, named `<site>#rule=<analyzer>/<metric>`; its curve stands in the evidence of
     `slope`. It has a trend where `trend_p` < 0.01; `adverse_trend` then says by how many scales of its residuals it
     moved against the direction that is good. `change_point` is the first step of the second part where the series is
-    best told as two levels; read it where `gain_nats` > 10. `crossing_step` is where the line meets the metric's own
-    error limit, no further ahead than ten lengths of the run. Two things are judged. `limit_approach` above 1: the
-    last member is beyond an error limit that the best member kept. `opposed_trend`: one number gets worse while
-    another gets better, in one of the constellations that are known signs of illness, named in the evidence.
-    Figures of the metadata of members (loss, accuracy, …) are the series `#run#rule=metadata/…`.
+    best told as two levels; read it where `gain_nats`, the gain in log likelihood, is above 10. `crossing_step` is
+    where the line meets the metric's own error limit, no further ahead than ten lengths of the run. Two things are
+    judged. `limit_approach` above 1: the last member is beyond an error limit that the best member kept.
+    `opposed_trend`: one number gets worse while another gets better, in one of the combinations that are known signs of
+    collapse, named in the evidence. Figures of the metadata of members (loss, accuracy, …) are the series
+    `#run#rule=metadata/…`.
 
     ## Limits
     Metrics without a direction and without a limit are left out, but for those a rule asks for, and so are series that

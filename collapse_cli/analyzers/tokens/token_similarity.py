@@ -145,9 +145,9 @@ def token_similarity(point: "Activations") -> Iterator[Measurement | Skip]:
     Read `cosine_excess` before `mean_cosine`: a direction common to all tokens of all sequences raises the mean cosine
     without any smoothing, and the null, the cosine of tokens of different sequences, takes it out. `residual` is the
     share that differs between tokens: 0 is total collapse, √((T − 1)/T) independent tokens; `hc_dc_ratio` is the same
-    as a ratio of strengths. Over depth, a steady fall is oversmoothing. `high_frequency` needs metadata `grid`; it
-    falls where neighbours on the grid are averaged first. `object_auc` needs `token_labels`: ½ means that objects
-    have dissolved into one another.
+    as a ratio, HC (what differs) over DC (the mean, by the names of signal processing). Over depth, a steady fall is
+    oversmoothing. `high_frequency` needs metadata `grid`; it falls where neighbours on the grid are averaged first.
+    `object_auc` needs `token_labels`: ½ means that objects have dissolved into one another.
 
     ## Limits
     Tokens of the last layer under a pooled objective may legitimately be alike: nobody reads them one by one. A few
