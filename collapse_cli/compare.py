@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, final
+from typing import TYPE_CHECKING, Literal, final
 
 from collapse_cli.analyzer import CHECKPOINT_VIEWS, DUMP_VIEWS, Analyzer
 from collapse_cli.analyzers import catalogue, find
@@ -225,16 +225,19 @@ def _member(path: Path, options: ScanOptions) -> _Member:
     return _Member(path, identity, "dump" if is_of_rows else "checkpoint")
 
 
-_ONE_KIND: Final = (
-    "leave the others out, or say --as checkpoint or --as dump where the content is taken for the wrong one"
-)
-
-
 def _check_one_kind(members: Sequence[_Member]) -> None:
     kinds = {member.kind for member in members}
     if len(kinds) > 1:
+        for member in members:
+            _check_is_there(member.path)
         said = ", ".join(f"{member.id} is a {member.kind}" for member in members[:4])
-        raise InputError("all that is compared should be of one kind", got=said, hint=_ONE_KIND)
+        hint = "compare like with like; --as checkpoint or --as dump where one is taken for what it is not"
+        raise InputError("all that is compared should be of one kind", got=said, hint=hint)
+
+
+def _check_is_there(path: Path) -> None:
+    if not path.exists() and not str(path).startswith(HISTORY):
+        raise InputError(f"cannot read {path}", got="there is no such file or folder", hint="check the path")
 
 
 # --- an ordered run --------------------------------------------------------------------------------------------------
@@ -294,8 +297,7 @@ def _run_members(path: Path, options: ScanOptions) -> list[_Member]:
         found = [member for one in reports if is_report(one) for member in _run_members(one, options)]
         if found:
             return found
-    if not path.exists():
-        raise InputError(f"cannot read {path}", got="there is no such file or folder", hint="check the path")
+    _check_is_there(path)
     return [_member(found, options) for found in subject_paths(path, include=options.include, exclude=options.exclude)]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from collapse_cli import analyzers
-from collapse_cli.analyzer import Analyzer
+from collapse_cli.analyzer import CHECKPOINT_VIEWS, Analyzer
 from collapse_cli.analyzers import catalogue, find
 from collapse_cli.errors import UnknownAnalyzer
 
@@ -32,10 +32,31 @@ def test_all_weight_analyzers_of_the_first_two_tiers_are_there() -> None:
         "optimizer": "optimizer-state",
     }
     found: dict[str, list[str]] = {}
-    of_weights = [a for a in BUILT_IN.analyzers if a.view not in ("activations", "layers")]
+    of_weights = [a for a in BUILT_IN.analyzers if a.view in CHECKPOINT_VIEWS]
     for analyzer in of_weights:
         found.setdefault(analyzer.manual.family, []).append(analyzer.name)
     assert {family: " ".join(members) for family, members in found.items()} == expected
+
+
+def test_all_analyzers_of_structured_dumps_and_of_pairs_and_runs_are_there() -> None:
+    expected = {
+        "tokens": "length-collapse massive-activations token-similarity",
+        "attention": "attention-entropy attention-information attention-sink head-similarity",
+        "routing": "expert-load router-confidence",
+        "codes": "cluster-collapse codebook-usage",
+        "latents": "mean-versus-sampled posterior-collapse",
+        "logits": "confidence logit-scale prediction-collapse softmax-collapse",
+        "sparse": "activation-density dead-activations dead-latents",
+        "samples": "distribution-distance memorisation mode-coverage precision-recall same-condition-diversity "
+        "sample-diversity",
+        "drift": "naive-loss-minimisation representation-drift update-rank weight-drift",
+        "similarity": "feature-learning layer-redundancy representation-similarity",
+        "merging": "merge-interference neuron-matching",
+        "runs": "forgetting generation-drift prediction-histogram-drift trajectory trend",
+    }
+    for family, members in expected.items():
+        found = [analyzer.name for analyzer in BUILT_IN.analyzers if analyzer.manual.family == family]
+        assert " ".join(sorted(found)) == members
 
 
 def test_selection_takes_names_families_globs_and_all() -> None:
@@ -43,7 +64,7 @@ def test_selection_takes_names_families_globs_and_all() -> None:
     assert names() == names("all") == everything
     assert names("effective-rank") == {"effective-rank"}
     assert names("experts") == {"expert-similarity", "router-weights"}
-    assert names("*-rank", "codebook") == {"effective-rank", "stable-rank", "codebook-geometry"}
+    assert names("*-rank", "codebook") == {"effective-rank", "stable-rank", "update-rank", "codebook-geometry"}
     assert names("spectrum", ignore=("*-rank",)) == {"conditioning", "power-law", "random-matrix"}
     assert names("all", ignore=("all",)) == set()
 

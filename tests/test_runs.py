@@ -176,3 +176,8 @@ def test_a_pair_of_dumps_has_hook_points_and_says_what_one_side_does_not(dumps: 
 def test_a_run_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot read .*nowhere, there is no such file or folder"):
         trend([tmp_path / "nowhere"])
+
+
+def test_what_is_missing_beside_a_dump_is_not_called_a_checkpoint(dumps: Path) -> None:
+    with pytest.raises(InputError, match="no such file or folder"):
+        diff(dumps / "said.safetensors", [dumps / "nowhere"])

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
+from math import prod
 from typing import Any, Final, TypeGuard, final
 
 from collapse_cli.core.site import FLOATING
@@ -32,6 +33,8 @@ MOST_SETTINGS = 10_000
 
 Leaf = TensorRef | UnreadableTensor | StorageRef
 Path = tuple[str, ...]
+#: Keys under which Lightning keeps what its callbacks and loops remember.
+_REMEMBERED = frozenset({"callbacks", "loops"})
 
 
 @final
@@ -95,12 +98,20 @@ def unwrap(tree: Any, *, where: str = "", is_stripped: bool = True) -> Unwrapped
     stray = forest.leaves(tree, skipping={home, *averages, *optimizers}) if home else iter(())
     moments = chain.from_iterable(forest.leaves(state, path) for path, state in optimizers.items())
     for path, leaf in chain(stray, moments):
+        if _is_of_the_trainer(tree, path, leaf):
+            continue
         extras[_free(".".join(path) or "tensor", extras, model)] = leaf
     groups = chain.from_iterable(
         _groups(state, path, model, is_only=len(optimizers) == 1) for path, state in optimizers.items()
     )
     settings = _settings(tree.get("hyper_parameters")) if isinstance(tree, dict) else {}
     return Unwrapped(model, tuple(groups), extras, settings)
+
+
+def _is_of_the_trainer(tree: Any, path: Path, leaf: Leaf) -> bool:
+    """Whether it is a number that a trainer remembers and no part of a model: Lightning's best score may be inf."""
+    is_remembered = isinstance(tree, dict) and "pytorch-lightning_version" in tree and path[0] in _REMEMBERED
+    return is_remembered and isinstance(leaf, TensorRef) and prod(leaf.shape) <= 1
 
 
 # --- the tree --------------------------------------------------------------------------------------------------------

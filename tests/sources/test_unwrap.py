@@ -208,3 +208,10 @@ def test_depth_ends_in_an_error():
         deep = [deep]
     with pytest.raises(UnreadableCheckpoint, match="1,000 deep"):
         unwrap(deep, where="x")
+
+
+def test_numbers_that_lightning_remembers_are_no_part_of_the_model():
+    remembered = {"ModelCheckpoint": {"kth_value": tensor(3), "best_model_score": tensor(4)}, "Average": {"w": C}}
+    tree = {"state_dict": MODEL, "callbacks": remembered, "loops": {"fit": {"total": tensor(5, 1)}}}
+    assert set(unwrap(tree | {"pytorch-lightning_version": "2.4.0"}).extras) == {"callbacks.Average.w"}
+    assert len(unwrap(tree).extras) == 4
