@@ -71,7 +71,7 @@ MISTAKES = {
     LIMIT.replace("dead-units/share", "effective-rank/ratio") + "warn = 0.2\nerror = 0.5": "line 1: error 0.5 is "
     "milder than warn 0.2: findings lie below the limit",
     LIMIT.replace("share", "shar") + "warn = 1": 'line 2: no rule "dead-units/shar"; did you mean "dead-units/share"?',
-    LIMIT.replace("dead-units/share", "nope/*") + "warn = 1": 'line 2: no rule "nope/*"; `collapse list` names them all',
+    LIMIT.replace("dead-units/share", "no/*") + "warn = 1": 'line 2: no rule "no/*"; `collapse list` names them all',
     LIMIT.replace("/share", "") + "warn = 1": 'line 2: no rule "dead-units"; did you mean "dead-units/*"?',
     LIMIT.replace('"dead-units/share"', "3") + "warn = 1": 'line 2: rule should be a rule or a glob over rules, '
     'e.g. "dead-units/*"',
