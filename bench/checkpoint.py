@@ -84,8 +84,12 @@ def is_written(folder: Path, sizes: Llama) -> bool:
     return marker.is_file() and marker.read_text() == sizes.signature()
 
 
-def write(folder: Path, sizes: Llama) -> None:
-    """The shards, the index and the configuration. Raises OSError where the disk is too small."""
+def write(folder: Path, sizes: Llama, seed: int = 0) -> None:
+    """The shards, the index and the configuration; the seed moves every number.
+
+    Raises:
+        OSError: the disk is too small.
+    """
     shapes = sizes.shapes()
     needed = 2 * sum(math.prod(shape) for shape in shapes.values())
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +103,7 @@ def write(folder: Path, sizes: Llama) -> None:
     places: dict[str, str] = {}
     for number, names in enumerate(shares, start=1):
         shard = f"model-{number:05}-of-{sizes.shards:05}.safetensors"
-        _write_shard(folder / shard, {name: shapes[name] for name in names})
+        _write_shard(folder / shard, {name: shapes[name] for name in names}, seed)
         places |= dict.fromkeys(names, shard)
     index = {"metadata": {"total_size": needed}, "weight_map": places}
     (folder / INDEX).write_text(json.dumps(index))
@@ -107,7 +111,7 @@ def write(folder: Path, sizes: Llama) -> None:
     (folder / MARKER).write_text(sizes.signature())
 
 
-def _write_shard(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+def _write_shard(path: Path, shapes: dict[str, tuple[int, ...]], seed: int) -> None:
     header, begin = {}, 0
     for name, shape in shapes.items():
         end = begin + 2 * math.prod(shape)
@@ -119,14 +123,14 @@ def _write_shard(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name, shape in shapes.items():
-            file.write(_values(name, shape).view(torch.uint8).numpy().data)
+            file.write(_values(name, shape, seed).view(torch.uint8).numpy().data)
 
 
-def _values(name: str, shape: tuple[int, ...]) -> Tensor:
+def _values(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
     """Noise of standard deviation 0.02 with log-normal column scales, so that the spectrum has a tail; gains near 1."""
     import torch
 
-    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()) ^ (seed << 32))
     if len(shape) == 1:
         return (1 + 0.05 * torch.randn(shape, generator=generator)).bfloat16()
     scales = 0.02 * torch.randn(shape[1], generator=generator).mul_(0.5).exp_()
@@ -134,4 +138,4 @@ def _values(name: str, shape: tuple[int, ...]) -> Tensor:
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]), Llama(**json.loads(sys.argv[2])))
+    write(Path(sys.argv[1]), Llama(**json.loads(sys.argv[2])), int(sys.argv[3]) if len(sys.argv) > 3 else 0)

@@ -1,7 +1,7 @@
 """Time and memory against WeightWatcher 0.7.7 and against a floor: `python bench/run.py [--quick] [--only NAME]`.
 
 Every side runs in a process of its own, all on this machine one after the other; what counts are the ratios. Only a
-full run writes RESULTS.md; --quick (small checkpoint, one repetition) and --only print.
+full run writes all of RESULTS.md, --only one section of it; --quick (small checkpoint, one repetition) prints.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -48,12 +50,12 @@ class Setting:
         """Of the synthetic checkpoint."""
         return QUICK if self.is_quick else Llama()
 
-    def llama(self) -> Path:
-        """The synthetic checkpoint, written when it is not there yet."""
-        folder = HERE / "data" / ("llama-small" if self.is_quick else "llama-1b")
+    def llama(self, seed: int = 0) -> Path:
+        """The synthetic checkpoint, written when it is not there yet; another seed gives other numbers."""
+        folder = HERE / "data" / (("llama-small" if self.is_quick else "llama-1b") + (f"-{seed}" if seed else ""))
         if not is_written(folder, self.sizes):
             _say(f"writing {folder}")
-            command = [sys.executable, str(HERE / "checkpoint.py"), str(folder), self.sizes.signature()]
+            command = [sys.executable, str(HERE / "checkpoint.py"), str(folder), self.sizes.signature(), str(seed)]
             subprocess.run(command, check=True)
         return folder
 
@@ -267,39 +269,35 @@ save_file({"features": features, "labels": labels}, sys.argv[1])
 
 
 def attention(setting: Setting) -> list[str]:
-    """Attention of 24 layers made as it is needed, against one pass of a·log a over such maps."""
-    layers, samples = (2, 8) if setting.is_quick else (24, 64)
-    size = {"samples": samples, "heads": 32, "tokens": 1024}
-    few = min(layers, 2)
-    # what is done to a map does not depend on how many there are: few of them say how long all the others take
+    """One of 24 layers of attention made as it is needed, against one pass of a·log a over such maps."""
+    samples, few = (8, 4) if setting.is_quick else (64, 16)
+    size = {"layers": 1, "heads": 32, "tokens": 1024}
     sides = {
-        f"a·log a, 1 layer of {samples}": _timed("attention_floor", layers=1, is_causal=False, **size),
-        f"collapse, {layers} layers of {samples}": _timed(
-            "attention_analyzers", layers=layers, is_causal=False, **size
+        f"a·log a, {samples} sequences": _timed("attention_floor", samples=samples, is_causal=False, **size),
+        f"collapse, {samples} sequences": _timed("attention_analyzers", samples=samples, is_causal=False, **size),
+        f"collapse, causal, {few} sequences": _timed("attention_analyzers", samples=few, is_causal=True, **size),
+        f"a·log a, {few} sequences, one processor": _timed(
+            "attention_floor", is_pinned=True, samples=few, is_causal=False, **size
         ),
-        f"collapse, causal, {few} layers of {samples}": _timed(
-            "attention_analyzers", layers=few, is_causal=True, **size
-        ),
-        f"a·log a, 1 layer of {samples}, one processor": _timed(
-            "attention_floor", is_pinned=True, layers=1, is_causal=False, **size
-        ),
-        f"collapse, 1 layer of {samples}, one processor": _timed(
-            "attention_analyzers", is_pinned=True, layers=1, is_causal=False, **size
+        f"collapse, {few} sequences, one processor": _timed(
+            "attention_analyzers", is_pinned=True, samples=few, is_causal=False, **size
         ),
     }
     floor, whole, causal, pinned_floor, pinned = sides.values()
     ratios = [
-        ratio("collapse / a·log a, per layer", whole["seconds"] / layers / floor["seconds"]),
-        ratio("collapse, causal / a·log a, per layer", causal["seconds"] / few / floor["seconds"]),
+        ratio("collapse / a·log a", whole["seconds"] / floor["seconds"]),
+        ratio("collapse, causal / a·log a, a sequence", causal["seconds"] / few / (floor["seconds"] / samples)),
         ratio("collapse / a·log a, one processor each", pinned["seconds"] / pinned_floor["seconds"]),
         ratio("peak memory / 2 GiB", whole["peak"] / (2048 * MIB), at_most=1),
     ]
     return [
         "## Attention: 32 heads × 1024 × 1024 in float32, made as it is needed",
         (
-            f"{layers} layers of {samples} sequences ({layers * samples * 32 * 1024**2 * 4 / 1e9:,.0f} GB, one "
-            f"sequence in memory at a time), all metrics of {', '.join(ANALYZERS)} in one pass in float64. The floor "
-            "is one pass of `(a * a.log()).sum(-1)` in float32. Making the maps is in the peak, not in the seconds."
+            f"One layer of {samples} sequences ({samples * 32 * 1024**2 * 4 / 1e9:,.0f} GB, one sequence in memory at "
+            f"a time), all metrics of {', '.join(ANALYZERS)} in one pass in float64. A model of 24 such layers takes 24 "
+            "times as long and as much memory: layers come one after another, and of a finished one some kilobytes "
+            "stay. The floor is one pass of `(a * a.log()).sum(-1)` in float32. Making the maps is in the peak, not in "
+            "the seconds."
         ),
         sides_table(sides),
         table(("ratio", "value", "goal", ""), ratios),
@@ -310,6 +308,27 @@ def _timed(side: str, *, is_pinned: bool = False, **arguments: Any) -> dict[str,
     """A side that says itself how long what counts took."""
     run = measured(side, is_pinned=is_pinned, **arguments)
     return run | {"seconds": run["figures"]["time"]["seconds"]}
+
+
+def diff(setting: Setting) -> list[str]:
+    """Two checkpoints of a billion parameters compared: what is held at once."""
+    pattern = ["model.embed_tokens.weight", "model.layers.0.*", "lm_head.weight"]
+    run = measured("diff", path=str(setting.llama()), other=str(setting.llama(seed=1)), sites=pattern)
+    largest = max(2 * math.prod(shape) for shape in setting.sizes.shapes().values())
+    limit = 2 * 4 * largest + 600 * MIB
+    return [
+        "## Two checkpoints of 1.01 billion parameters in bf16, compared",
+        (
+            f"`collapse diff` with every analyzer of pairs, on the embedding, the head and one layer of 20: tensors "
+            f"are compared one after another, so that more layers take longer and no more memory. "
+            f"{sum(map(len, run['figures'].values())):,} measurements in {number(run['seconds'])} s. The limit is "
+            f"2 × 4 × the largest tensor ({largest / MIB:,.0f} MiB) + 600 MiB."
+        ),
+        table(
+            ("ratio", "value", "goal", ""),
+            [ratio(f"peak memory / limit of {limit / MIB:,.0f} MiB", run["peak"] / limit, at_most=1)],
+        ),
+    ]
 
 
 def startup(setting: Setting) -> list[str]:
@@ -422,7 +441,7 @@ def reading(setting: Setting) -> list[str]:
 
 
 SECTIONS: dict[str, Callable[[Setting], list[str]]] = {
-    section.__name__: section for section in (encoder, large, streaming, attention, batch, startup, reading)
+    section.__name__: section for section in (encoder, large, diff, streaming, attention, batch, startup, reading)
 }
 
 
@@ -456,9 +475,10 @@ def main() -> None:
     """All sections, or one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small checkpoint, one repetition, prints only")
-    parser.add_argument("--only", choices=sorted(SECTIONS), help="one section, prints only")
+    parser.add_argument("--only", choices=sorted(SECTIONS), help="one section, in the place of the former one")
     chosen = parser.parse_args()
-    texts = [
+    results = HERE / "RESULTS.md"
+    opening = [
         "# Benchmarks",
         (
             "Written by `make bench`. Read ratios, not seconds: everything was measured in one run on one machine, "
@@ -471,13 +491,30 @@ def main() -> None:
         ),
         machine(),
     ]
-    for name, section in SECTIONS.items():
-        if chosen.only in (None, name):
-            texts += section(Setting(chosen.quick))
-    text = "\n\n".join(texts) + "\n"
+    if chosen.only:
+        text = _marked(chosen.only, SECTIONS[chosen.only](Setting(chosen.quick)))
+        print(text)
+        if not chosen.quick:
+            results.write_text(_with_section(results.read_text(encoding="utf-8"), chosen.only, text), encoding="utf-8")
+        return
+    sections = [_marked(name, section(Setting(chosen.quick))) for name, section in SECTIONS.items()]
+    text = "\n\n".join([*opening, *sections]) + "\n"
     print(text)
-    if not chosen.quick and not chosen.only:
-        (HERE / "RESULTS.md").write_text(text, encoding="utf-8")
+    if not chosen.quick:
+        results.write_text(text, encoding="utf-8")
+
+
+def _marked(name: str, texts: Sequence[str]) -> str:
+    """A section between two comments, so that a later run can take its place; the first says when it was measured."""
+    load = " ".join(f"{one:.2f}" for one in os.getloadavg())
+    begun = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    return "\n\n".join([f"<!-- {name}: written {begun}, load {load} -->", *texts, f"<!-- end of {name} -->"])
+
+
+def _with_section(whole: str, name: str, text: str) -> str:
+    """The results with one section in the place of the former one, or at the end."""
+    found = re.search(rf"<!-- {name}: .*?<!-- end of {name} -->", whole, flags=re.DOTALL)
+    return whole[: found.start()] + text + whole[found.end() :] if found else f"{whole.rstrip()}\n\n{text}\n"
 
 
 if __name__ == "__main__":

@@ -57,6 +57,25 @@ def collapse(path: str, select: list[str], sites: list[str] | None = None) -> Pr
     return lambda: run(Path(path), tuple(sites or ()))
 
 
+def diff(path: str, other: str, sites: list[str]) -> Prepared:
+    """`collapse_cli.compare.diff` of two checkpoints on the CPU."""
+    from collapse_cli.compare import diff as compared
+    from collapse_cli.core.policy import Policy
+    from collapse_cli.runs import ScanOptions
+
+    def run() -> Figures:
+        options = ScanOptions(device="cpu", sites=tuple(sites))
+        (subject,) = compared(path, [other], Policy(), options).subjects
+        if subject.status != "complete":
+            raise SystemExit(f"{path}: {subject.status}: {subject.failures[:3]} {subject.skips[:3]}")
+        figures: Figures = {}
+        for measurement in subject.measurements:
+            figures.setdefault(measurement.site, {})[measurement.metric] = measurement.value
+        return figures
+
+    return run
+
+
 def floor(path: str, names: list[str]) -> Prepared:
     """What no exact method can leave out: reading, a float64 Gram matrix and its eigenvalues, matrix by matrix."""
     import torch
