@@ -50,7 +50,7 @@ CLONED_TENSORS = Metric(
     better="lower",
     warn=Limit("above", 0.0, "definition: training never makes two tensors equal to the bit"),
     null="0",
-    message="{value:.0f} tensors are byte-for-byte copies of others: {pairs}.",
+    message="Byte-for-byte copies of other tensors ({value:.0f}): {pairs}.",
 )
 CLONED_SHARE = Metric(
     "cloned_share",
