@@ -360,7 +360,7 @@ def _scanned(member: _Member, analyzers: Sequence[Analyzer], options: ScanOption
     views = DUMP_VIEWS if member.kind == "dump" else CHECKPOINT_VIEWS
     observer.begins(member.id)
     subject, _said = measured(
-        member.path, member.id, [one for one in analyzers if one.view in views], options, observer
+        member.path, member.id, [one for one in analyzers if views & {one.view, *one.also}], options, observer
     )
     observer.ends(subject)
     return subject

@@ -358,7 +358,7 @@ def _analysed(
 ) -> "tuple[Analysis, str | None]":
     from collapse_cli.engine import analyse
 
-    of_weights = [analyzer for analyzer in analyzers if analyzer.view in CHECKPOINT_VIEWS]
+    of_weights = [analyzer for analyzer in analyzers if CHECKPOINT_VIEWS & {analyzer.view, *analyzer.also}]
     analysis = analyse(checkpoint, of_weights, engine_options(options), progress=observer.advances)
     # a file of which nothing was read is named by nothing: its digest would read it all
     return analysis, digest(checkpoint.files) if analysis.coverage.read else None
@@ -385,7 +385,7 @@ def _scan_dump(
 ) -> tuple[Subject, tuple[str, ...]]:
     from collapse_cli.engine.dump import analyse_dump
 
-    of_dumps = [analyzer for analyzer in analyzers if analyzer.view in DUMP_VIEWS]
+    of_dumps = [analyzer for analyzer in analyzers if DUMP_VIEWS & {analyzer.view, *analyzer.also}]
     try:
         dump = open_dump(path, roles=options.arrays, as_dump=options.kind == "dump")
     except InputError as error:

@@ -89,12 +89,18 @@ def _lines(rows: Sequence[dict[str, Any]]) -> str:
     return "".join("  ".join(_shown(value) for value in row.values()) + "\n" for row in rows)
 
 
+def _short(digest: object) -> str | None:
+    return None if digest is None else str(digest).removeprefix("sha256:")[:12]
+
+
 def _table(rows: Sequence[dict[str, Any]], *, is_coloured: bool) -> str:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
+    # twelve characters tell two files apart; the whole digest is in the other formats
+    rows = [{name: _short(value) if name == "digest" else value for name, value in row.items()} for row in rows]
     for name, value in rows[0].items():
         table.add_column(name, overflow="fold", justify="right" if isinstance(value, int | float) else "left")
     for row in rows:

@@ -21,6 +21,7 @@ from collapse_cli.engine.options import Analysis, Options, Progress, acceptance,
 from collapse_cli.errors import CollapseError, TimedOut
 from collapse_cli.kernels.accumulators import UNLABELLED, Batch
 from collapse_cli.kernels.needs import Feeding, Need, need
+from collapse_cli.kernels.non_finite_arrays import NonFiniteArrays
 from collapse_cli.kernels.views import Activations, Layers
 from collapse_cli.sources.dump import Dump, HookPoint
 from collapse_cli.sources.paired import PairedDump
@@ -233,6 +234,7 @@ def _fed(dump: AnyDump, task: _Task, setting: Setting, found: Results, device: t
     dtypes = {role: array.dtype for role, array in point.arrays.items()}
     finished: dict[str, Any] = {}
     counts: dict[str, tuple[int, int]] = {}
+    non_finite = NonFiniteArrays()
     # generated samples before the reference: what is compared with them row by row finds them finished
     for population in ("samples", "reference"):
         feeding = Feeding(setting.seed, dump.metadata, shapes, dtypes, dict(finished))
@@ -244,6 +246,7 @@ def _fed(dump: AnyDump, task: _Task, setting: Setting, found: Results, device: t
             for batch in _batches(dump, task, population, device):
                 setting.check()
                 feeder.feed(batch)
+                non_finite.add(batch)
                 _note_negative(batch, unusual)
                 rows += batch.count
                 finite += batch.finite_count()
@@ -260,6 +263,7 @@ def _fed(dump: AnyDump, task: _Task, setting: Setting, found: Results, device: t
         metadata=dump.metadata,
         rows=rows,
         finite_rows=finite,
+        non_finite=non_finite.counts,
         seed=setting.seed,
     )
 

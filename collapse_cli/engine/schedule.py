@@ -142,7 +142,7 @@ def _block_tasks(
             a
             for a in analyzers
             if (a.view == "block" and _takes(a.acceptance, block))
-            or (a.companions is not None and _takes(a.companions, block))
+            or (a.view == "weight" and a.companions is not None and _takes(a.companions, block))
         )
         if not accepted:
             continue

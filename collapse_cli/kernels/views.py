@@ -143,7 +143,7 @@ class Activations:
     `read(need)` gives an accumulator by the name under which the analyzer declared it; `has(need)` whether it was fed
     (its roles may be absent). `arrays` are the roles without rows (`head_weight`, `class_counts`, …), whole, as stored;
     `shapes` and `dtypes` are those of every role the hook point has. `rows` counts the samples, `finite_rows` those
-    that no NaN or infinity kept out.
+    that no NaN or infinity kept out; `non_finite` counts these by role (`kernels.non_finite_arrays.ArrayCount`).
     """
 
     def __init__(  # noqa: PLR0913 - what is known of a hook point, by keyword
@@ -157,8 +157,10 @@ class Activations:
         metadata: Mapping[str, str] | None = None,
         rows: int = 0,
         finite_rows: int = 0,
+        non_finite: Mapping[str, Any] | None = None,
         seed: int = 0,
     ) -> None:
+        self.non_finite = dict(non_finite or {})
         self.site, self._accumulators = site, dict(accumulators)
         self.shapes, self.dtypes = dict(shapes), dict(dtypes)
         self.arrays, self.metadata = dict(arrays or {}), dict(metadata or {})

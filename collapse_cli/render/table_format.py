@@ -136,7 +136,8 @@ def _analyzers(console: Console, report: Report, subject: Subject) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     unapplied = 0
     for manual in report.manuals:
-        if subject.kind in ("checkpoint", "dump") and (manual.view in _OF_DUMPS) != (subject.kind == "dump"):
+        is_foreign = subject.kind in ("checkpoint", "dump") and (manual.view in _OF_DUMPS) != (subject.kind == "dump")
+        if is_foreign and not any(one.analyzer == manual.name for one in subject.measurements):
             continue
         row = _row(manual, subject, counts, report.provenance.intent)
         if row is None:

@@ -50,8 +50,9 @@ def test_every_flag_of_batch_has_its_variable() -> None:
 
 
 def test_recorded_runs_are_listed_and_their_values_printed_over_time(
-    here: Path, capsys: pytest.CaptureFixture[str]
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
     assert run(["history"]) == 2
     assert "no history yet" in capsys.readouterr().err
     for step in (100, 200, 300):

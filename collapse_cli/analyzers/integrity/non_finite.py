@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 from collapse_cli import kernels
 from collapse_cli.analyzer import Example, Limit, Measurement, Metric, Reference, Role, Skip, on, skip, stored_analyzer
+from collapse_cli.core.roles import ROLES, join_name
 
 if TYPE_CHECKING:
-    from collapse_cli.kernels.views import Stored
+    from collapse_cli.kernels.views import Activations, Stored
 
 NAN_COUNT = Metric(
     "nan_count",
@@ -35,6 +36,25 @@ AFFECTED_ROW_SHARE = Metric(
     better="lower",
     null="0",
 )
+
+
+#: Roles of a dump with a row per sample and numbers that may be none.
+_ARRAYS = tuple(role.name for role in ROLES.values() if role.numbers == "float" and role.rows and not role.is_shared)
+
+
+def _of_dump(point: "Activations") -> Iterator[Measurement]:
+    for role, count in point.non_finite.items():
+        name = join_name(point.site.name, role)
+        share = count.affected / count.rows if count.rows else 0.0
+        evidence: dict[str, Any] = {"entries": count.entries, "rows": count.affected, "of_rows": count.rows}
+        evidence["pattern"] = "everything" if share == 1.0 else "some rows" if count.affected else "none"
+        if count.first is not None:
+            evidence["first"] = [count.first]
+        infinite = {"positive": count.positive, "negative": count.negative}
+        infinities = count.positive + (0 if role.endswith("logits") else count.negative)
+        yield NAN_COUNT.at(name, count.nan, 0.0, **evidence)
+        yield INF_COUNT.at(name, infinities, 0.0, **evidence, **infinite)
+        yield AFFECTED_ROW_SHARE.at(name, share, 0.0, **evidence)
 
 
 def _stored_ones() -> Example:
@@ -80,8 +100,11 @@ def collapsed() -> Example:
     unmoved_by=("scaled", "transposed", "rows_permuted"),
     unmoved_metrics=("nan_count", "inf_count"),
     reads_non_finite=True,
+    also=("activations",),
+    companions=on.points(says="floating arrays of a dump", any_of=tuple((role,) for role in _ARRAYS)),
+    uses=(*_ARRAYS, "mask"),
 )
-def non_finite(stored: "Stored") -> Iterator[Measurement | Skip]:
+def non_finite(view: Any) -> Iterator[Measurement | Skip]:
     """Has any stored number stopped being a number?
 
     ## Why it matters
@@ -96,12 +119,20 @@ def non_finite(stored: "Stored") -> Iterator[Measurement | Skip]:
     memory. In a scale of block-quantised weights one NaN (0xFF in e8m0) stands for a whole block. Every other analyzer
     skips what is not finite.
 
+    Of a dump every array is a site of its own, `first` is a row, and rows that hold such a number are left out of all
+    that is measured besides. −∞ is a legitimate logit, that of a class that is masked, and masked tokens may hold
+    anything; attention is checked by its own analyzers.
+
     ## Limits
     Only what is stored is seen: a model of finite weights can still overflow when it runs in fp16. Masks are recognised
     by name; their −inf is counted as evidence and not judged. The 8-bit format e4m3 has no infinity, so that what
     overflowed on the way into it is NaN or the largest number, which `dtype-range` counts. Packed 4-bit and 6-bit
     formats cannot hold anything but finite numbers and are skipped.
     """
+    if hasattr(view, "non_finite"):
+        yield from _of_dump(view)
+        return
+    stored: Stored = view
     name, tensor = stored.site.name, stored.tensor
     if not kernels.words.is_readable(stored):
         yield skip(name, f"{stored.site.dtype} holds finite numbers only")
