@@ -6,7 +6,7 @@ from typing import Final, final
 import torch
 from torch import Tensor
 
-from collapse_cli.kernels.batches import Batch
+from collapse_cli.kernels.batches import STRUCTURED, Batch
 
 __all__ = ["ArrayCount", "NonFiniteArrays"]
 
@@ -38,17 +38,20 @@ class NonFiniteArrays:
     def add(self, batch: Batch) -> None:
         """Adds the rows of a batch."""
         mask = batch.roles.get("mask")
+        # the accumulators had to know already: only rows that are sequences, and −∞ among logits, say nothing there
+        is_finite = batch.finite_count() == batch.count
         for role, tensor in batch.roles.items():
             if tensor.is_floating_point() and role not in _ELSEWHERE:
                 is_masked = role == "tokens" and mask is not None and mask.shape == tensor.shape[:2]
-                self._add(role, tensor, batch, mask if is_masked else None)
+                is_known = is_finite and role not in STRUCTURED and not role.endswith("logits")
+                self._add(role, tensor, batch, mask if is_masked else None, is_finite=is_known)
 
-    def _add(self, role: str, tensor: Tensor, batch: Batch, mask: Tensor | None) -> None:
+    def _add(self, role: str, tensor: Tensor, batch: Batch, mask: Tensor | None, *, is_finite: bool) -> None:
         count = self.counts.setdefault(role, ArrayCount())
         count.rows += tensor.shape[0]
         count.entries += tensor.numel()
         # a sum that is finite has finite terms only; one that is not may have overflowed
-        if tensor.numel() == 0 or bool(tensor.sum(dtype=torch.float64).isfinite()):
+        if is_finite or tensor.numel() == 0 or bool(tensor.sum(dtype=torch.float64).isfinite()):
             return
         is_real = torch.ones_like(tensor, dtype=torch.bool) if mask is None else mask.bool()[..., None]
         nan, positive = tensor.isnan() & is_real, tensor.isposinf() & is_real
