@@ -141,7 +141,7 @@ def dumps(tmp_path: Path) -> Path:
 
 def test_a_subject_of_which_nothing_could_be_measured_is_not_clean(dumps: Path) -> None:
     whole = scan([dumps / "nan.safetensors"])
-    assert ("non-finite/nan_count", 1) == (whole.subjects[0].findings[0].measurement.rule, whole.exit_code)
+    assert (whole.subjects[0].findings[0].measurement.rule, whole.exit_code) == ("non-finite/nan_count", 1)
     report = scan([dumps / "nan.safetensors"], Policy(ignore=("non-finite",)))
     assert (report.subjects[0].status, report.verdict.outcome, report.exit_code) == ("empty", "empty", 3)
     assert "every analyzer skipped its 1 hook point" in outcome_words(report.subjects[0])
