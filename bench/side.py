@@ -201,6 +201,7 @@ SIDES: dict[str, Callable[..., Prepared]] = {
         attention_floor,
         batch,
         collapse,
+        diff,
         dump,
         floor,
         gram_floor,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ from corpus import TEXTS
 from dump_store import facts, written
 from torch import Tensor
 from training import seeded
+
+from collapse_cli.capture import capture
+from collapse_cli.sources.dump import open_dump
 
 ROWS, SHORTEST, LONGEST = 240, 5, 512
 
@@ -35,12 +39,17 @@ def pieces(tokenizer: Any) -> list[list[int]]:
     return [[begin, *words[start : start + n - 2], end] for start, n in zip(starts, lengths, strict=True)]
 
 
-@torch.no_grad()
 def embedded(model: Any, tokenizer: Any) -> tuple[Tensor, Tensor]:
-    """The mean over the tokens of every text, and how many there are."""
-    texts = pieces(tokenizer)
-    rows = [model(input_ids=torch.tensor([text])).last_hidden_state.mean(1) for text in texts]
-    return torch.cat(rows), torch.tensor([len(text) for text in texts])
+    """What `capture` gives for every text: the mean over its tokens after the last layer, and how many there are."""
+    texts = [torch.tensor([text]) for text in pieces(tokenizer)]
+    batches = [{"input_ids": text, "attention_mask": torch.ones_like(text)} for text in texts]
+    site = f"encoder.layer.{len(model.encoder.layer) - 1}"
+    with tempfile.TemporaryDirectory() as folder:
+        dump = open_dump(capture(model, batches, sites=[site], out=Path(folder) / "captured"))
+        try:
+            return dump.read(site, "features"), dump.read(site, "lengths")
+        finally:
+            dump.close()
 
 
 def lengths_healthy(folder: Path) -> str:

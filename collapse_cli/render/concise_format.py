@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 
-from collapse_cli.core.report import Report, Subject
+from collapse_cli.core.report import Report, Skip, Subject
 from collapse_cli.core.text import plain
 from collapse_cli.render.look import Look
 from collapse_cli.render.verdict import (
+    counted,
     findings_by_severity,
     has_suppressed,
     number,
@@ -45,13 +46,21 @@ def _lines(subject: Subject, look: Look) -> Iterator[str]:
             null = "" if measured.null is None else f" (null {number(measured.null)})"
             yield f"{subject.id}: {measured.site}: measured: {measured.rule} {number(measured.value)}{null}"
     # a tensor that could not be read makes the subject partial; a stated non-application does not
+    unapplied = [skip for skip in subject.skips if _is_unapplied(skip) and not look.show_all]
     for skip in subject.skips:
-        if skip.analyzer is None or not look.is_quiet:
+        if skip.analyzer is None or not (look.is_quiet or skip in unapplied):
             yield f"{subject.id}: {_where(skip.site, 'skipped', skip.analyzer)}{skip.reason}"
+    if unapplied and not look.is_quiet:
+        yield f"{subject.id}: skipped: {counted(len(unapplied), 'analyzer')} with nothing to accept (--all names them)"
     for failed in subject.failures:
         yield f"{subject.id}: {_where(failed.site, 'failed', failed.analyzer)}{failed.error}: {failed.message}"
     if not look.is_quiet:
         yield f"{subject.id}: {outcome_words(subject)}"
+
+
+def _is_unapplied(skip: Skip) -> bool:
+    """Whether an analyzer found nothing in the whole subject that it takes: most do, in any file."""
+    return skip.analyzer is not None and skip.site is None and skip.reason.startswith("nothing to accept")
 
 
 def _where(*parts: str | None) -> str:
