@@ -295,7 +295,7 @@ def attention(setting: Setting) -> list[str]:
         (
             f"One layer of {samples} sequences ({samples * 32 * 1024**2 * 4 / 1e9:,.0f} GB, one sequence in memory at "
             f"a time), all metrics of {', '.join(ANALYZERS)} in one pass in float64. A model of 24 such layers takes "
-            "24 times as long and as much memory: layers come one after another, and of a finished one some kilobytes "
+            "24 times as long and no more memory: layers come one after another, and of a finished one some kilobytes "
             "stay. The floor is one pass of `(a * a.log()).sum(-1)` in float32. Making the maps is in the peak, not in "
             "the seconds."
         ),
