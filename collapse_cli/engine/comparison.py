@@ -93,7 +93,11 @@ def analyse_together(
     except TimedOut as error:
         stopped = str(error)
     sites = [recipes[0][name].site for name in wanted]
-    return _analysis(sites, shown, found, skips=skips, stopped=stopped, total=len(set().union(*recipes)))
+    unpaired = sum(1 for skip in skips if skip.analyzer == PAIRING)
+    total = len(paired) + unpaired
+    said = f"{unpaired:,} of {total:,} tensors are not compared: they are not in every member, or have another shape"
+    notices = (said,) if unpaired else ()
+    return _analysis(sites, shown, found, skips=skips, stopped=stopped, total=len(paired), notices=notices)
 
 
 def _paired(
@@ -241,6 +245,7 @@ def _analysis(
     skips: Sequence[Skip],
     stopped: str,
     total: int,
+    notices: tuple[str, ...],
 ) -> Analysis:
     found.results.sort(key=lambda pair: pair[0])
     results = [result for _order, result in found.results]
@@ -263,6 +268,6 @@ def _analysis(
         tuple(said),
         tuple(result for result in results if isinstance(result, Failure)),
         Coverage(total, len(sites), len(found.read)),
-        (),
+        notices,
         dict(found.seconds),
     )
