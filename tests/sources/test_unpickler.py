@@ -147,7 +147,8 @@ def test_dangerous_calls_are_refused_and_not_made(function, protocol, tmp_path, 
     with pytest.raises(UnsafeCheckpoint):
         read(data)
     assert list(tmp_path.iterdir()) == []
-    assert set(sys.modules) == before
+    # text of protocol 0 is decoded by a codec that Python loads when it is first needed
+    assert set(sys.modules) - before <= {"encodings.raw_unicode_escape"}
 
 
 def test_the_message_says_what_it_calls():
