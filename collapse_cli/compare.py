@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Literal, final
 from collapse_cli.analyzer import CHECKPOINT_VIEWS, DUMP_VIEWS, Analyzer
 from collapse_cli.analyzers import catalogue, find
 from collapse_cli.core.manual import Manual
+from collapse_cli.core.order import natural_order
 from collapse_cli.core.policy import Policy
-from collapse_cli.core.report import Coverage, Failure, Part, Report, Status, Subject
+from collapse_cli.core.report import Coverage, Failure, Part, Report, Subject
 from collapse_cli.errors import InputError
 from collapse_cli.history import members as past_members
 from collapse_cli.runs import (
@@ -22,6 +23,7 @@ from collapse_cli.runs import (
     engine_options,
     measured,
     one_id_for_many,
+    status_of,
     subject_id,
     subject_paths,
 )
@@ -128,7 +130,7 @@ def _compared(
         format=sources[-1].format,
         digest=None,
         bytes=sum(source.nbytes for source in sources),
-        status=_status(analysis),
+        status=status_of(analysis),
         coverage=analysis.coverage,
         sites=analysis.sites,
         measurements=analysis.measurements,
@@ -193,14 +195,6 @@ def _opened_dump(member: _Member, options: ScanOptions, stack: ExitStack) -> "Du
     dump = open_dump(member.path, roles=options.arrays, as_dump=options.kind == "dump")
     stack.callback(dump.close)
     return dump
-
-
-def _status(analysis: "Analysis") -> Status:
-    is_partial = bool(analysis.failures) or any(skip.analyzer is None for skip in analysis.skips)
-    # read and measured by nobody is no clean subject either
-    if not analysis.measurements and not (is_partial and analysis.coverage.wanted):
-        return "empty"
-    return "partial" if is_partial else "complete"
 
 
 def _failed(members: Sequence[_Member], identity: str, kind: str, error: InputError) -> Subject:
@@ -293,17 +287,12 @@ def _run_members(path: Path, options: ScanOptions) -> list[_Member]:
         stored = read_report(path)
         return [_Member(path, subject.id, "report", subject, stored.manuals) for subject in stored.subjects]
     if path.is_dir() and not is_dump(path):
-        reports = sorted(batch_reports(path) or path.glob("*.json"), key=_natural)
+        reports = sorted(batch_reports(path) or path.glob("*.json"), key=natural_order)
         found = [member for one in reports if is_report(one) for member in _run_members(one, options)]
         if found:
             return found
     _check_is_there(path)
     return [_member(found, options) for found in subject_paths(path, include=options.include, exclude=options.exclude)]
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    pieces = re.split(r"(\d+)", path.name)
-    return [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in pieces]
 
 
 def _in_order(members: list[_Member]) -> tuple[list[_Member], tuple[float, ...], list[str]]:

@@ -22,6 +22,7 @@ from collapse_cli.core.report import (
     PolicyRecord,
     Provenance,
     Report,
+    Status,
     Subject,
     Tool,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "one_id_for_many",
     "resolved_device",
     "scan",
+    "status_of",
     "subject_id",
     "subject_paths",
 ]
@@ -429,9 +431,6 @@ def _subject(
     *,
     kind: Literal["checkpoint", "dump"] = "checkpoint",
 ) -> Subject:
-    is_partial = bool(analysis.failures) or any(skip.analyzer is None for skip in analysis.skips)
-    # read and measured by nobody is no clean subject either
-    is_empty = not analysis.measurements and not (is_partial and analysis.coverage.wanted)
     return Subject(
         id=identity,
         path=path.as_posix(),
@@ -439,10 +438,19 @@ def _subject(
         format=source.format,
         digest=digested,
         bytes=source.nbytes,
-        status="empty" if is_empty else "partial" if is_partial else "complete",
+        status=status_of(analysis),
         coverage=analysis.coverage,
         sites=analysis.sites,
         measurements=analysis.measurements,
         skips=analysis.skips,
         failures=analysis.failures,
     )
+
+
+def status_of(analysis: "Analysis") -> Status:
+    """How far a subject was measured: partial where something failed or could not be read."""
+    is_partial = bool(analysis.failures) or any(skip.analyzer is None for skip in analysis.skips)
+    # read and measured by nobody is no clean subject either
+    if not analysis.measurements and not (is_partial and analysis.coverage.wanted):
+        return "empty"
+    return "partial" if is_partial else "complete"

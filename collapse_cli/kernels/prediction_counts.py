@@ -32,7 +32,6 @@ class PredictionCounts:
         self._first_group = torch.zeros(0, dtype=torch.int64)
         self._slots = ClassSlots()
         self._group_mass = torch.zeros(0, 0, dtype=torch.float64)
-        self._group_rows = torch.zeros(0, dtype=torch.int64)
 
     def add(self, rows: SoftmaxRows, labels: LabelColumn | None, groups: Int[Tensor, " rows"] | None) -> None:
         """Adds some rows, with their labels and groups where there are any."""
@@ -60,18 +59,15 @@ class PredictionCounts:
             self._counts = torch.zeros(4, classes, dtype=torch.int64, device=device)
             self._first_group = torch.full((classes,), _NO_GROUP, device=device)
             self._group_mass = self._mass.new_zeros(0, classes)
-            self._group_rows = self._group_rows.to(device)
 
     def _add_groups(self, probabilities: Float[Tensor, "rows classes"], groups: Int[Tensor, " rows"]) -> None:
         found, place = torch.unique(groups, return_inverse=True)
         slots = self._group_room(found)[place]
-        self._group_rows.index_add_(0, slots, torch.ones_like(slots))
         if self._is_grouped():
             self._group_mass.index_add_(0, slots, probabilities)
 
     def _group_room(self, groups: Int[Tensor, " found"]) -> Int[Tensor, " found"]:
         slots = self._slots.places(groups)
-        self._group_rows = grown(self._group_rows, self._slots.count)
         # given up for good when it would be too large: that depends on the groups alone, not on their order
         self._group_mass = grown(self._group_mass, self._slots.count) if self._is_grouped() else self._group_mass[:0]
         return slots
@@ -92,7 +88,6 @@ class PredictionCounts:
         if used == 0:
             return
         slots = self._group_room(other._slots.by_appearance.to(device))
-        self._group_rows.index_add_(0, slots, other._group_rows[:used].to(device))
         if self._is_grouped():
             self._group_mass.index_add_(0, slots, other._group_mass[:used].to(device))
 
@@ -125,11 +120,6 @@ class PredictionCounts:
     def groups(self) -> Int[Tensor, " groups"]:
         """The groups that occur, ascending."""
         return self._slots.labels.cpu()
-
-    @property
-    def group_rows(self) -> Int[Tensor, " groups"]:
-        """Rows of every group."""
-        return self._group_rows[self._slots.order].cpu()
 
     @property
     def first_group(self) -> Int[Tensor, " classes"]:

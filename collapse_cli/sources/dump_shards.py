@@ -11,6 +11,7 @@ from math import prod
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn, final
 
+from collapse_cli.core.order import natural_order
 from collapse_cli.core.roles import INDEX_NAME, ROLES, SYNONYMS, split_name
 from collapse_cli.errors import UnreadableCheckpoint, UnreadableDump
 from collapse_cli.sources.base import Checkpoint
@@ -96,7 +97,7 @@ def dump_files(path: Path, *, as_dump: bool) -> ShardList:
         return ShardList((_shard(path, path.name),))
     if is_dump_folder(path):
         return _indexed(path.parent if path.name == INDEX_NAME else path)
-    files = sorted(weight_files(path), key=_natural)
+    files = sorted(weight_files(path), key=natural_order)
     if not files:
         raise UnreadableDump("the folder holds no arrays", where=str(path), hint="check the path")
     if not as_dump:
@@ -119,11 +120,6 @@ def _shard(path: Path, label: str, rows: Mapping[str, int] | None = None) -> Sha
         role = split_name(path.stem)[1]
         names = {} if role in ROLES or role in SYNONYMS else {path.stem: "features"}
     return Shard(label, partial(open_checkpoint, path), names, rows)
-
-
-def _natural(path: Path) -> tuple[list[tuple[int, int, str]], str]:
-    pieces = re.split(r"(\d+)", path.name)
-    return [(1, int(piece), "") if piece.isdecimal() else (0, 0, piece.casefold()) for piece in pieces], path.name
 
 
 # --- the index -------------------------------------------------------------------------------------------------------
@@ -153,7 +149,7 @@ def _indexed(folder: Path) -> ShardList:
             )
         shards.append(_shard(folder / file, file, rows))
     named = {shard.label for shard in shards}
-    stray = [file.name for file in sorted(weight_files(folder), key=_natural) if file.name not in named]
+    stray = [file.name for file in sorted(weight_files(folder), key=natural_order) if file.name not in named]
     notices = (f"{len(stray):,} files beside the index belong to no shard: {', '.join(stray[:3])}",) if stray else ()
     return ShardList(tuple(shards), metadata, notices)
 

@@ -1,8 +1,8 @@
 """Folders: which checkpoint a folder is, and which checkpoints a tree of folders holds."""
 
-import re
 from pathlib import Path
 
+from collapse_cli.core.order import natural_order
 from collapse_cli.errors import UnreadableCheckpoint
 from collapse_cli.sources.base import Checkpoint
 from collapse_cli.sources.bytes import kind_of, not_readable, open_local
@@ -82,7 +82,7 @@ def subjects(path: Path) -> list[Path]:
 def _below(folder: Path, visited: set[tuple[int, int]]) -> list[Path]:
     try:
         status = folder.stat()
-        listed = sorted(folder.iterdir(), key=_natural)
+        listed = sorted(folder.iterdir(), key=natural_order)
     except OSError as error:
         if not visited:
             raise not_readable(str(folder), error) from error
@@ -145,16 +145,11 @@ def _is_blob_store(folder: Path) -> bool:
     return folder.name == "blobs" and kind_of(folder.parent / "snapshots") == "folder"
 
 
-def _natural(path: Path) -> tuple[list[tuple[int, int, str]], str]:
-    pieces = re.split(r"(\d+)", path.name)
-    return [(1, int(piece), "") if piece.isdecimal() else (0, 0, piece.casefold()) for piece in pieces], path.name
-
-
 def _undecided(folder: Path) -> UnreadableCheckpoint:
     where = str(folder)
     weights = weight_files(folder)
     if weights:
-        some = ", ".join(quoted(file.name) for file in sorted(weights, key=_natural)[:3])
+        some = ", ".join(quoted(file.name) for file in sorted(weights, key=natural_order)[:3])
         return UnreadableCheckpoint(
             f"the folder holds {len(weights)} weight files and no index that joins them",
             where=where,
