@@ -14,6 +14,7 @@ from collapse_cli.baseline import known, stale
 from collapse_cli.core.manual import Manual
 from collapse_cli.core.policy import Policy
 from collapse_cli.core.report import Subject, Verdict
+from collapse_cli.diagnosis import diagnosed
 from collapse_cli.errors import BadPolicy
 from collapse_cli.judge import exit_code, judge, verdict
 from collapse_cli.regression import Release, counterparts, regressed
@@ -76,7 +77,8 @@ def decide(
             if release and subject.id in before:
                 judged = regressed(judged, before[subject.id], run.manuals, its_policy, release=release.name)
             judged = accepted(judged, policy.accepted, today)
-            subjects.append(known(judged, policy.baseline) if policy.baseline else judged)
+            judged = known(judged, policy.baseline) if policy.baseline else judged
+            subjects.append(diagnosed(judged, run.manuals))
         decided.append(replace(run, subjects=tuple(subjects)))
     judged_subjects = tuple(subject for run in decided for subject in run.subjects)
     outcome = verdict(judged_subjects, policy)

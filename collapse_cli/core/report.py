@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, final
 
+from collapse_cli.core.diagnosis import Diagnosis
 from collapse_cli.core.finding import Finding, Severity
 from collapse_cli.core.manual import Manual
 from collapse_cli.core.metric import Measurement
@@ -33,7 +34,7 @@ __all__ = [
 ]
 
 #: Additions raise the second number, removals and renames the first.
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 
 Outcome = Literal["pass", "fail", "incomplete", "empty"]
 Status = Literal["complete", "partial", "failed", "empty"]
@@ -83,7 +84,10 @@ class Part:
 @final
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """One checkpoint, dump, pair or run, and everything that was found out about it."""
+    """One checkpoint, dump, pair or run, and everything that was found out about it.
+
+    `diagnoses` group the findings that count by what caused them; a report of schema 1.0 has none.
+    """
 
     id: str
     path: str
@@ -99,6 +103,11 @@ class Subject:
     skips: tuple[Skip, ...] = ()
     failures: tuple[Failure, ...] = ()
     parts: tuple[Part, ...] = ()
+    diagnoses: tuple[Diagnosis, ...] = ()
+
+    def finding(self, fingerprint: str) -> Finding | None:
+        """The finding of that fingerprint, if there is one."""
+        return next((finding for finding in self.findings if finding.fingerprint == fingerprint), None)
 
 
 @final
