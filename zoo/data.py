@@ -74,8 +74,8 @@ def _inside(distance: Tensor) -> Tensor:
 
 #: Ten shapes as functions of the place: bars, cross, saltire, disc, ring, square, frame, triangle, corner.
 _SHAPES: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
-    lambda u, v: _inside((u.abs() - 0.2)) * _inside(v.abs() - 0.8),
-    lambda u, v: _inside((v.abs() - 0.2)) * _inside(u.abs() - 0.8),
+    lambda u, v: _inside(u.abs() - 0.2) * _inside(v.abs() - 0.8),
+    lambda u, v: _inside(v.abs() - 0.2) * _inside(u.abs() - 0.8),
     lambda u, v: _inside(torch.minimum(u.abs(), v.abs()) - 0.18) * _inside(torch.maximum(u.abs(), v.abs()) - 0.8),
     lambda u, v: (
         _inside(torch.minimum((u + v).abs(), (u - v).abs()) / math.sqrt(2) - 0.18)

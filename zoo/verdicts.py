@@ -14,7 +14,7 @@ from collapse_cli.core.policy import Policy
 from collapse_cli.core.report import Subject
 from collapse_cli.decision import Measured, decide
 from zoo.build import Built
-from zoo.case import Case, Kind, Truth, View
+from zoo.case import Case, Truth, View
 from zoo.kinds import kinds
 from zoo.measure import measured
 
@@ -59,10 +59,10 @@ def rows(built: Iterable[Built]) -> Iterator[Row]:
             continue
         kind = kinds()[one.case.kind]
         for name, view in kind.views.items():
-            yield _row(one, kind, name, view, measured(one.folder, name, view), known)
+            yield _row(one, name, view, measured(one.folder, name, view), known)
 
 
-def _row(one: Built, kind: Kind, name: str, view: View, subject: Subject, known: tuple[Manual, ...]) -> Row:
+def _row(one: Built, name: str, view: View, subject: Subject, known: tuple[Manual, ...]) -> Row:
     assert one.truth is not None  # noqa: S101
     with_intent = _judged(subject, known, view.intent)
     plain = _judged(subject, known, None) if view.intent else with_intent

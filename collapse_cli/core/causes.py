@@ -169,8 +169,14 @@ CAUSES: Final = (
     Cause(
         "complete-collapse",
         "Complete collapse of the features",
-        ("constant-features/*", "effective-rank-features/rank_one_over_rounding", "alignment-uniformity/uniformity")
-        + ("variance-covariance/vicreg_variance", "multi-view/view_uniformity", "modality-gap/cross_uniformity"),
+        (
+            "constant-features/*",
+            "effective-rank-features/rank_one_over_rounding",
+            "alignment-uniformity/uniformity",
+            "variance-covariance/vicreg_variance",
+            "multi-view/view_uniformity",
+            "modality-gap/cross_uniformity",
+        ),
         _FEATURES,
         "onward",
     ),

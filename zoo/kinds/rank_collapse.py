@@ -29,10 +29,9 @@ def make(case: Case, folder: Path) -> Mapping[str, float]:
     steering = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=_DECAY[case.level], foreach=True)
     fit_classifier(model, data.x.double(), data.y, steering, 600, batch=256)
     right = accuracy(model, data.held_x.double(), data.held_y)
-    tensors = {f"layers.{place}.weight": layer.weight.float() for place, layer in enumerate(model[:-1])}
-    write_weights(
-        folder / "weights", tensors | {"head.weight": model[-1].weight.float(), "head.bias": model[-1].bias.float()}
-    )
+    *layers, head = (layer.float() for layer in model if isinstance(layer, nn.Linear))
+    tensors = {f"layers.{place}.weight": layer.weight for place, layer in enumerate(layers)}
+    write_weights(folder / "weights", tensors | {"head.weight": head.weight, "head.bias": head.bias})
     return {"outcome": kept(right, chance=0.1, sound=0.95), "accuracy": right}
 
 
