@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check format golden docs bench samples clean
+.PHONY: help setup test check format golden docs bench samples zoo clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/' | expand -t 18
@@ -44,6 +44,9 @@ samples: $(READY)  ## train the sample checkpoints again and rewrite the hostile
 	$(BIN)/python sample_checkpoints/make_dumps.py
 	$(BIN)/python sample_checkpoints/runs.py
 	$(BIN)/python sample_checkpoints/hostile.py
+
+zoo: $(READY)  ## train and scan the zoo, rewrite zoo/evidence.json and docs/accuracy.md
+	$(BIN)/python -m zoo report
 
 bench: $(READY)  ## time and memory against WeightWatcher, written to bench/RESULTS.md
 	$(BIN)/python -m pip install --quiet -c constraints.txt --editable '.[bench]'
