@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import importlib
 import json
 import os
+import re
 import shutil
-import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -19,21 +20,26 @@ from zoo.case import Case, Kind
 
 __all__ = ["case_folder", "made", "read_json", "write_json"]
 
-_HERE = Path(__file__).parent
-#: What decides about the bytes of a model besides the module of its kind.
-_SHARED = ("data.py", "nets.py", "training.py", "writing.py")
+_IMPORTED = re.compile(r"^(?:from|import) (zoo\.[\w.]+)", re.MULTILINE)
 
 
 @cache
-def _shared() -> bytes:
-    return b"".join((_HERE / name).read_bytes() for name in _SHARED if (_HERE / name).exists())
+def _sources(name: str) -> tuple[bytes, ...]:
+    """The source of a module and of every module of the zoo that it imports, in the order of their names."""
+    found: dict[str, bytes] = {}
+    left = {name}
+    while left:
+        one = left.pop()
+        source = Path(str(importlib.import_module(one).__file__)).read_bytes()
+        found[one] = source
+        left |= set(_IMPORTED.findall(source.decode())) - set(found)
+    return tuple(found[one] for one in sorted(found))
 
 
 def case_folder(root: Path, kind: Kind, case: Case) -> Path:
     """The folder of a case: its name, and the digest of the code that makes it, of torch and of its parameters."""
-    module = sys.modules[kind.make.__module__]
-    digest = hashlib.sha256(Path(str(module.__file__)).read_bytes())
-    for part in (_shared(), torch.__version__.encode(), repr(case).encode()):
+    digest = hashlib.sha256()
+    for part in (*_sources(kind.make.__module__), torch.__version__.encode(), repr(case).encode()):
         digest.update(part)
     return root / f"{case.name}-{digest.hexdigest()[:12]}"
 
