@@ -11,6 +11,7 @@ from collapse_cli.core.metric import Limit
 from collapse_cli.core.policy import Accept, Allowance, Comparison, Override, Policy
 from collapse_cli.decision import Decision, Measured, decide
 from collapse_cli.errors import BadPolicy
+from collapse_cli.diagnosis import diagnosed
 from collapse_cli.judge import judge
 from collapse_cli.regression import Release
 from tests.reports import LAW, RANK, ratio, report, subject
@@ -32,7 +33,7 @@ def states(decided: Decision) -> list[tuple[str, str, str]]:
 
 def test_without_a_policy_it_is_what_the_judge_says() -> None:
     decided = outcome()
-    assert decided.subjects == (judge(ILL, (RANK, LAW), Policy()),)
+    assert decided.subjects == (diagnosed(judge(ILL, (RANK, LAW), Policy()), (RANK, LAW)),)
     assert (decided.verdict.outcome, decided.exit_code, decided.remarks) == ("fail", 1, ())
 
 

@@ -76,7 +76,7 @@ REFUSED = {
     "older": (versioned("0.9"), "schema_version should be 1.x, it is 0.9", "measure"),
     "no version": (changed(lambda whole: whole.pop("schema_version")), "schema_version should be there", ""),
     "a number": (versioned(1.0), "schema_version should be there", ""),
-    "no subjects": (changed(lambda whole: whole.pop("subjects")), "is not a report of schema 1.0, subj", ""),
+    "no subjects": (changed(lambda whole: whole.pop("subjects")), "is not a report of schema 1.1, subj", ""),
     "kind": (changed(lambda whole: whole["subjects"][0].update(kind="x")), "subjects.0.kind: Input should be", ""),
     "limit": (
         changed(lambda whole: whole["manuals"][0]["metrics"][0]["warn"].update(source="")),

@@ -7,6 +7,7 @@ from urllib.parse import quote
 from collapse_cli.batch.results import SUMMARY, report_file
 from collapse_cli.core.report import Report, Subject, to_json
 from collapse_cli.render import RENDERERS, Look
+from collapse_cli.render.diagnoses import kinds_words
 from collapse_cli.render.html_format import IndexRow, index
 from collapse_cli.whole_file import write_whole
 
@@ -44,6 +45,7 @@ def index_row(report: Report) -> IndexRow:
         status=subject.status,
         bytes=subject.bytes,
         seconds=report.provenance.seconds,
+        diagnosis=kinds_words(subject),
     )
 
 

@@ -124,7 +124,7 @@ CAUSES: Final = (
         "condition-collapse",
         "One output per condition",
         ("same-condition-diversity/*",),
-        ("sample-diversity/*",),
+        ("sample-diversity/*", "mode-coverage/*", "precision-recall/*", "distribution-distance/*"),
         "subject",
     ),
     Cause(
@@ -138,19 +138,26 @@ CAUSES: Final = (
         "prediction-drift", "Predictions drifted to few classes", ("prediction-histogram-drift/*",), ("*",), "subject"
     ),
     Cause("merge-interference", "Merging cancels what was learned", ("merge-interference/*",), reach="subject"),
+    Cause("logit-explosion", "Logits ran away", ("logit-scale/*",), ("softmax-collapse/*", "confidence/*"), "subject"),
     Cause(
         "softmax-collapse", "Softmax collapse", ("softmax-collapse/*",), ("logit-scale/*", "confidence/*"), "subject"
     ),
-    Cause("logit-explosion", "Logits ran away", ("logit-scale/*",), ("confidence/*",), "subject"),
     Cause("prediction-collapse", "Prediction collapse", ("prediction-collapse/*",), _FEATURES, "subject"),
     Cause("cluster-collapse", "Cluster collapse", ("cluster-collapse/*",), _FEATURES, "subject"),
     Cause("overconfidence", "Overconfidence", ("confidence/*",), reach="subject"),
     Cause("dead-activations", "Units that never fire", ("dead-activations/*",), _FEATURES, "onward"),
     Cause(
+        "minority-collapse",
+        "Minority collapse",
+        ("minority-collapse/*", "imbalanced-geometry/*"),
+        ("head-geometry/*", "class-means/*", "variability/*", "dead-units/*", "duplicate-units/*", "effective-rank/*"),
+        "subject",
+    ),
+    Cause(
         "rank-collapse",
         "Rank collapse",
         ("effective-rank/*", "stable-rank/*", "random-matrix/spike_energy", "conditioning/*"),
-        _WEIGHTS,
+        (*_WEIGHTS, "minority-collapse/*"),
     ),
     Cause(
         "norm-collapse",
@@ -160,12 +167,6 @@ CAUSES: Final = (
     ),
     Cause("dead-units", "Dead units", ("dead-units/*",), ("effective-rank/*", "stable-rank/*", "duplicate-units/*")),
     Cause("duplicate-units", "Duplicate units", ("duplicate-units/*",), ("effective-rank/*", "stable-rank/*")),
-    Cause(
-        "minority-collapse",
-        "Minority collapse",
-        ("minority-collapse/*", "imbalanced-geometry/*"),
-        ("head-geometry/*", "class-means/*", "variability/*"),
-    ),
     Cause(
         "complete-collapse",
         "Complete collapse of the features",
@@ -182,7 +183,13 @@ CAUSES: Final = (
     ),
     Cause("modality-gap", "Modality gap", ("modality-gap/*", "cross-modal-alignment/*"), ("hubness/*",), "subject"),
     Cause("group-collapse", "Features tell groups, not classes", ("group-collapse/*",), ("layer-probe/*",), "onward"),
-    Cause("equivariance-collapse", "Equivariance collapse", ("equivariance-collapse/*",), reach="subject"),
+    Cause(
+        "equivariance-collapse",
+        "Equivariance collapse",
+        ("equivariance-collapse/*",),
+        ("cross-correlation/*", "variance-covariance/*", "rankme/*"),
+        "subject",
+    ),
     Cause("class-collapse", "Classes merged", ("variability/merged_pairs", "class-means/*"), _FEATURES, "onward"),
     Cause(
         "dimensional-collapse",

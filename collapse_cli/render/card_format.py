@@ -1,5 +1,6 @@
 """A section for a model card: the verdict, the key metrics, and of which bytes and by which version it was said."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import Final
@@ -8,13 +9,13 @@ from collapse_cli.core.manual import Manual
 from collapse_cli.core.metric import Measurement, Metric
 from collapse_cli.core.report import Report, Subject
 from collapse_cli.core.text import tail
+from collapse_cli.render.diagnoses import Group, follow_words, groups_of
 from collapse_cli.render.look import Look
 from collapse_cli.render.md_format import bounded, code, escaped
-from collapse_cli.render.ranking import comparable
+from collapse_cli.render.ranking import comparable, worst_sites
 from collapse_cli.render.verdict import (
     counted,
     coverage_words,
-    findings_by_severity,
     number,
     number_of,
     outcome_words,
@@ -29,6 +30,8 @@ __all__ = ["render"]
 _BUDGET: Final = 60_000
 #: Findings, metrics and subjects in full; the rest is counted.
 _FINDINGS, _METRICS, _SUBJECTS = 50, 40, 20
+#: Rules named in the row of a diagnosis.
+_RULES: Final = 8
 _LONGEST_NAME: Final = 1_000
 
 
@@ -78,7 +81,9 @@ def _facts(report: Report, subject: Subject) -> Iterator[tuple[str, str]]:
 
 
 def _findings(subject: Subject, look: Look) -> Iterator[str]:
-    findings = findings_by_severity(subject)
+    groups = groups_of(subject)
+    yield from _diagnoses([group for group in groups if group.diagnosis is not None])
+    findings = [finding for group in groups if group.diagnosis is None for finding in group.findings]
     if findings:
         yield "| finding | at | rule | value |"
         yield "|---|---|---|---|"
@@ -95,6 +100,30 @@ def _findings(subject: Subject, look: Look) -> Iterator[str]:
         yield f"- suppressed: {words} ({escaped(suppression_words(finding))})"
     yield from _more(len(hidden) - _FINDINGS, "suppressed finding")
     yield ""
+
+
+def _diagnoses(groups: Sequence[Group]) -> Iterator[str]:
+    """A row a diagnosis: the rule that names it, where it is worst, and the rules of what follows."""
+    if groups:
+        yield "| diagnosis | severity | at | rule | value | also |"
+        yield "|---|---|---|---|---|---|"
+    for group in groups[:_FINDINGS]:
+        worst = worst_sites(group.first)[0]
+        one, more = worst.measurement, len(group.first) - 1
+        where = code(one.site) + (f" and {counted(more, 'more site')}" if more else "")
+        title = escaped(group.diagnosis.title if group.diagnosis else "")
+        value = escaped(number_of(one, worst.limit))
+        yield f"| {title} | {group.severity} | {where} | {code(one.rule)} | {value} | {_also(group)} |"
+    if groups:
+        yield ""
+    yield from _more(len(groups) - _FINDINGS, "diagnosis")
+
+
+def _also(group: Group) -> str:
+    counts = Counter(finding.measurement.rule for finding in group.follows)
+    rules = [f"{code(rule)} × {count}" if count > 1 else code(rule) for rule, count in counts.items()]
+    more = [f"+{len(rules) - _RULES} more"] if len(rules) > _RULES else []
+    return ": ".join(words for words in (follow_words(group), ", ".join([*rules[:_RULES], *more])) if words)
 
 
 def _metrics(report: Report, subject: Subject) -> Iterator[str]:

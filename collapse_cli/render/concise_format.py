@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 from collapse_cli.core.report import Report, Skip, Subject
 from collapse_cli.core.text import plain
+from collapse_cli.render.diagnoses import groups_of
 from collapse_cli.render.look import Look
 from collapse_cli.render.verdict import (
     counted,
-    findings_by_severity,
     has_suppressed,
     number,
     number_of,
@@ -21,7 +21,10 @@ __all__ = ["render"]
 
 
 def render(report: Report, look: Look) -> str:
-    """Full width, full names, no truncation, no colour; the verdict closes it, a quiet pass says nothing."""
+    """Full width, full names, no truncation, no colour; the verdict closes it, a quiet pass says nothing.
+
+    The primary finding of a diagnosis comes first; every other line of it ends with what it follows from.
+    """
     lines = [line for subject in report.subjects for line in _lines(subject, look)]
     if not look.is_quiet or report.verdict.outcome != "pass" or has_suppressed(report):
         lines.append(verdict_line(report))
@@ -29,12 +32,14 @@ def render(report: Report, look: Look) -> str:
 
 
 def _lines(subject: Subject, look: Look) -> Iterator[str]:
-    for finding in findings_by_severity(subject):
-        measured = finding.measurement
-        yield (
-            f"{subject.id}: {measured.site}: {finding.severity}: {measured.rule} "
-            f"{number_of(measured, finding.limit)}: {finding.message}"
-        )
+    groups = groups_of(subject)
+    for group in groups:
+        for finding in group.findings:
+            measured, relation = finding.measurement, group.relation(finding)
+            yield (
+                f"{subject.id}: {measured.site}: {finding.severity}: {measured.rule} "
+                f"{number_of(measured, finding.limit)}: {finding.message}{f' ({relation})' if relation else ''}"
+            )
     for finding in suppressed_findings(subject) if look.show_suppressed else ():
         measured = finding.measurement
         yield (
@@ -55,7 +60,8 @@ def _lines(subject: Subject, look: Look) -> Iterator[str]:
     for failed in subject.failures:
         yield f"{subject.id}: {_where(failed.site, 'failed', failed.analyzer)}{failed.error}: {failed.message}"
     if not look.is_quiet:
-        yield f"{subject.id}: {outcome_words(subject)}"
+        kinds = [group.diagnosis.kind for group in groups if group.diagnosis is not None]
+        yield f"{subject.id}: {outcome_words(subject)}{'; diagnosed: ' if kinds else ''}{', '.join(kinds)}"
 
 
 def _is_unapplied(skip: Skip) -> bool:

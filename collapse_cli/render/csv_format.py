@@ -2,11 +2,13 @@
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from collapse_cli.core.diagnosis import Diagnosis
 from collapse_cli.core.finding import Finding
 from collapse_cli.core.report import Failure, Report, Skip, Subject
 from collapse_cli.core.text import inert
+from collapse_cli.render.diagnoses import diagnosis_of
 from collapse_cli.render.look import Look
 
 __all__ = ["COLUMNS", "render"]
@@ -15,6 +17,8 @@ __all__ = ["COLUMNS", "render"]
 COLUMNS = (
     *("subject", "kind", "site", "layer", "role", "shape", "dtype", "analyzer", "metric", "unit", "value", "null"),
     *("status", "severity", "limit_side", "limit_bound", "suppressed", "fingerprint", "message"),
+    # since schema 1.1: the kind, and the fingerprint of the primary finding, which itself follows from none
+    *("diagnosis", "follows_from"),
 )
 #: Columns of numbers: a minus sign there begins no formula.
 _NUMBERS = frozenset({"layer", "value", "null", "limit_bound"})
@@ -34,6 +38,7 @@ def render(report: Report, _look: Look) -> str:
 def _rows(report: Report, subject: Subject) -> Iterator[dict[str, str]]:
     sites = {site.name: site for site in subject.sites}
     findings = {(f.measurement.rule, f.measurement.site): f for f in subject.findings}
+    told = diagnosis_of(subject)
     units = {(manual.name, metric.name): metric.unit for manual in report.manuals for metric in manual.metrics}
 
     def place(name: str | None) -> dict[str, str]:
@@ -49,15 +54,16 @@ def _rows(report: Report, subject: Subject) -> Iterator[dict[str, str]]:
         row = place(measured.site) | {"analyzer": measured.analyzer, "metric": measured.metric, "status": "measured"}
         row |= {"unit": units.get((measured.analyzer, measured.metric), ""), "value": repr(measured.value)}
         row["null"] = "" if measured.null is None else repr(measured.null)
-        yield row | _judged(findings.get((measured.rule, measured.site)))
+        yield row | _judged(findings.get((measured.rule, measured.site)), told)
     rest: list[Skip | Failure] = [*subject.skips, *subject.failures]
     for unmeasured in rest:
         yield place(unmeasured.site) | _unmeasured(unmeasured)
 
 
-def _judged(finding: Finding | None) -> dict[str, str]:
+def _judged(finding: Finding | None, told: Mapping[str, Diagnosis]) -> dict[str, str]:
     if finding is None:
         return {}
+    diagnosis = told.get(finding.fingerprint)
     return {
         "severity": finding.severity.value,
         "limit_side": finding.limit.side,
@@ -65,6 +71,8 @@ def _judged(finding: Finding | None) -> dict[str, str]:
         "suppressed": finding.suppressed.by if finding.suppressed else "",
         "fingerprint": finding.fingerprint,
         "message": finding.message,
+        "diagnosis": diagnosis.kind if diagnosis else "",
+        "follows_from": diagnosis.primary if diagnosis and diagnosis.primary != finding.fingerprint else "",
     }
 
 

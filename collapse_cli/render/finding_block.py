@@ -1,8 +1,9 @@
-"""The findings of one subject at a terminal: rule and limit, the sites with value and null, what to try."""
+"""Findings at a terminal: rule and limit, the sites with value and null, what to try."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final
+from typing import Final, final
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -14,9 +15,9 @@ from collapse_cli.core.manual import Manual
 from collapse_cli.core.report import Subject
 from collapse_cli.core.text import plain, tail
 from collapse_cli.render.spark import spark
-from collapse_cli.render.verdict import counted, findings_by_severity, limit_words, number
+from collapse_cli.render.verdict import counted, limit_words, number
 
-__all__ = ["SHAPES", "print_findings"]
+__all__ = ["SHAPES", "Paper", "marked", "print_entries"]
 
 #: Severity as a shape; colour is an extra, the word stands beside it.
 SHAPES: Final[Mapping[Severity, tuple[str, str]]] = MappingProxyType(
@@ -30,30 +31,74 @@ _WIDE = 100
 _SHORTEST_CUT = 6
 
 
-def print_findings(console: Console, subject: Subject, manuals: Mapping[str, Manual]) -> None:
+@final
+@dataclass(frozen=True, slots=True)
+class Paper:
+    """Where findings of one subject are printed; the prefix that its names go without, the remedies given so far."""
+
+    console: Console
+    subject: Subject
+    manuals: Mapping[str, Manual]
+    prefix: str
+    advised: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, console: Console, subject: Subject, manuals: Mapping[str, Manual]) -> "Paper":
+        """A blank one."""
+        return cls(console, subject, manuals, _common_prefix([one.measurement.site for one in subject.findings]))
+
+    @property
+    def indent(self) -> int:
+        """Columns in front of what is said of a rule."""
+        return 11 if self.console.width >= 60 else 4
+
+    @property
+    def width(self) -> int:
+        """Columns that are left of them."""
+        return self.console.width - self.indent
+
+    def named(self, site: str) -> str:
+        """A name without the prefix, cut only where it would fill the screen, and then in front."""
+        name = site.removeprefix(self.prefix)
+        longest = max(self.width // 2, 3 * self.width if self.width < _WIDE else 0)
+        return tail(name if name == site else f"…{name}", longest)
+
+
+def marked(severity: Severity, text: Text) -> Table:
+    """`✖ error   ` and a text that wraps beside it."""
+    shape, style = SHAPES[severity]
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row(Text(f" {shape} {severity:<7}", style=style), text)
+    return grid
+
+
+def print_entries(paper: Paper, findings: Sequence[Finding], *, opening: str | None = None) -> None:
     """Findings of one rule and severity together: sixty layers with one illness are one entry with sixty sites.
 
-    A remedy stands under the last rule of its analyzer, once for the subject.
+    A remedy stands under the last rule of its analyzer, once for the subject. With an opening the rules stand under a
+    title: without words it has said their severity already.
     """
-    prefix = _common_prefix([finding.measurement.site for finding in subject.findings])
-    groups = _grouped(findings_by_severity(subject))
-    advised: set[str] = set()
-    indent = 11 if console.width >= 60 else 4
+    groups = _grouped(findings)
     for position, group in enumerate(groups):
         first = group[0].measurement
-        manual = manuals.get(first.analyzer)
-        console.print(_head(subject, group))
-        chance = _chance(manual, first.metric)
-        body = [*_sites(group, prefix=prefix, width=console.width - indent, chance=chance)]
+        manual = paper.manuals.get(first.analyzer)
+        head, inner = _rule(paper.subject, group), (0, 0, 0, paper.indent)
+        if opening:
+            shape, style = SHAPES[group[0].severity]
+            head = Text.assemble(f"{opening} ", (f"{shape} {group[0].severity}", style), " ", head)
+        paper.console.print(marked(group[0].severity, head) if opening is None else Padding(head, inner))
+        body = [*_sites(paper, group, chance=_chance(manual, first.metric))]
         follows = groups[position + 1][0] if position + 1 < len(groups) else None
         is_last = follows is None or (follows.severity, follows.measurement.analyzer) != (
             group[0].severity,
             first.analyzer,
         )
-        if is_last and group[0].remedy not in advised:
-            advised.add(group[0].remedy)
-            body.append(_remedy(group[0], console.width - indent))
-        console.print(Padding(Group(*body), (0, 0, 0, indent)))
+        if is_last and group[0].remedy not in paper.advised:
+            paper.advised.add(group[0].remedy)
+            body.append(_remedy(group[0], paper.width))
+        paper.console.print(Padding(Group(*body), inner))
 
 
 def _grouped(findings: Sequence[Finding]) -> list[list[Finding]]:
@@ -65,32 +110,27 @@ def _grouped(findings: Sequence[Finding]) -> list[list[Finding]]:
     return [group for rules in groups.values() for group in rules.values()]
 
 
-def _head(subject: Subject, group: Sequence[Finding]) -> Table:
+def _rule(subject: Subject, group: Sequence[Finding]) -> Text:
+    """`effective-rank/effective_rank_ratio   limit < 0.05   3 sites   layer 0 █▁ 1`."""
     first = group[0]
-    shape, style = SHAPES[first.severity]
     parts = [limit_words(first.limit)]
     if len(group) > 1:
         parts.append(counted(len(group), "site"))
     curve = _layer_curve(subject, group)
     parts += [curve] if curve else []
-    grid = Table.grid(padding=(0, 1, 0, 0))
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
-    rule = Text.assemble((plain(first.measurement.rule), "bold"), "   " + "   ".join(parts))
-    grid.add_row(Text(f" {shape} {first.severity:<7}", style=style), rule)
-    return grid
+    return Text.assemble((plain(first.measurement.rule), "bold"), "   " + "   ".join(parts))
 
 
-def _sites(group: Sequence[Finding], *, prefix: str, width: int, chance: str) -> Iterator[RenderableType]:
+def _sites(paper: Paper, group: Sequence[Finding], *, chance: str) -> Iterator[RenderableType]:
     """One line a site; when there are too many the worst, and how many more there are. One message is said once."""
     shown = list(group) if len(group) <= _SITES_SHOWN else sorted(group, key=_mildness)[:_SITES_SHOWN]
     is_shared = len(group) > 1 and len({finding.message for finding in group}) == 1
-    is_beside = width >= _WIDE
+    is_beside = paper.width >= _WIDE
     grid = Table.grid(padding=(0, 3, 0, 0))
     for justify, is_whole in (("left", False), ("right", True), ("left", True), ("left", False)):
         grid.add_column(justify=justify, no_wrap=is_whole, overflow="fold")  # type: ignore[arg-type]
     for finding in shown:
-        cells = _cells(finding, prefix=prefix, width=width, chance=chance)
+        cells = _cells(paper, finding, chance)
         message = Text("" if is_shared else plain(finding.message), style="dim")
         if is_beside:
             grid.add_row(*cells, message)
@@ -106,13 +146,10 @@ def _sites(group: Sequence[Finding], *, prefix: str, width: int, chance: str) ->
         yield Text(plain(group[0].message), style="dim")
 
 
-def _cells(finding: Finding, *, prefix: str, width: int, chance: str) -> tuple[Text, Text, Text]:
+def _cells(paper: Paper, finding: Finding, chance: str) -> tuple[Text, Text, Text]:
     one = finding.measurement
-    name = one.site.removeprefix(prefix)
-    # a name is cut only where it would fill the screen, and then in front
-    shown = tail(name if name == one.site else f"…{name}", max(width // 2, 3 * width if width < _WIDE else 0))
     null = "" if one.null is None else f"{chance} {number(one.null)}"
-    return Text(shown, overflow="fold"), Text(number(one.value)), Text(null)
+    return Text(paper.named(one.site), overflow="fold"), Text(number(one.value)), Text(null)
 
 
 def _chance(manual: Manual | None, metric: str) -> str:

@@ -6,8 +6,9 @@ from typing import Final
 from collapse_cli.core.finding import Severity
 from collapse_cli.core.report import Report, Subject
 from collapse_cli.core.text import plain, tail
+from collapse_cli.render.diagnoses import ranked
 from collapse_cli.render.look import Look
-from collapse_cli.render.ranking import finding_words, ranked, ranked_suppressed, repository_path, unanalysed
+from collapse_cli.render.ranking import finding_words, ranked_suppressed, repository_path, unanalysed
 from collapse_cli.render.verdict import counted, verdict_line
 
 __all__ = ["render"]
@@ -20,7 +21,10 @@ _LONGEST_TITLE: Final = 255
 
 
 def render(report: Report, look: Look) -> str:
-    """One command a finding and failure, worst first; of more than ten of a level the tenth says how many there are."""
+    """One command a finding and failure, worst first, and first of all what names a diagnosis.
+
+    Of more than ten of a level the tenth says how many there are.
+    """
     lines: dict[str, list[str]] = {"error": [], "warning": [], "notice": []}
     for level, line in _commands(report, look):
         lines[level].append(line)
@@ -35,10 +39,12 @@ def _commands(report: Report, look: Look) -> Iterator[tuple[str, str]]:
     whole = [one for one in unread if one.site is None and one.analyzer is None]
     for one in whole:
         yield "error", _command("error", "collapse: not analysed", f"{plain(one.subject.id)}: {one.words}", one.subject)
-    for subject, finding in ranked(report):
-        level = _LEVELS[finding.severity]
-        text = f"{plain(subject.id)}: {finding_words(finding)}\n→ {plain(finding.remedy)}"
-        yield level, _command(level, finding.measurement.rule, text, subject)
+    for found in ranked(report.subjects):
+        finding, diagnosis = found.finding, found.group.diagnosis
+        level, rule = _LEVELS[finding.severity], finding.measurement.rule
+        title = f"{diagnosis.title}: {rule}" if diagnosis and found.is_primary else rule
+        text = f"{plain(found.subject.id)}: {finding_words(finding, found.place)}\n→ {plain(finding.remedy)}"
+        yield level, _command(level, title, text, found.subject)
     for one in unread[len(whole) :]:
         title = f"{one.analyzer or 'collapse'}: {'failed' if one.is_failure else 'not analysed'}"
         level = "error" if one.is_failure else "warning"

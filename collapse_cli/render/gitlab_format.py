@@ -8,8 +8,9 @@ from typing import Any, Final
 from collapse_cli.core.finding import Severity
 from collapse_cli.core.report import Report, Subject
 from collapse_cli.core.text import json_safe, plain
+from collapse_cli.render.diagnoses import ranked
 from collapse_cli.render.look import Look
-from collapse_cli.render.ranking import finding_words, ranked, ranked_suppressed, repository_path, unanalysed
+from collapse_cli.render.ranking import finding_words, ranked_suppressed, repository_path, unanalysed
 
 __all__ = ["render"]
 
@@ -36,10 +37,12 @@ def _entries(report: Report, look: Look) -> Iterator[dict[str, Any]]:
         check = f"{one.analyzer or 'collapse'}/{'failed' if one.is_failure else 'not-analysed'}"
         mark = _fingerprint(check, one.subject.id, one.site or "", one.error)
         yield _entry(one.subject, check, one.words, "major" if one.is_failure else "minor", mark)
-    hidden = ranked_suppressed(report) if look.show_suppressed else []
-    for subject, finding in [*ranked(report), *hidden]:
-        severity = "info" if finding.suppressed else _SEVERITIES[finding.severity]
-        yield _entry(subject, finding.measurement.rule, finding_words(finding), severity, finding.fingerprint)
+    for found in ranked(report.subjects):
+        finding, words = found.finding, finding_words(found.finding, found.place)
+        severity = _SEVERITIES[finding.severity]
+        yield _entry(found.subject, finding.measurement.rule, words, severity, finding.fingerprint)
+    for subject, finding in ranked_suppressed(report) if look.show_suppressed else ():
+        yield _entry(subject, finding.measurement.rule, finding_words(finding), "info", finding.fingerprint)
 
 
 def _entry(subject: Subject, check: str, words: str, severity: str, fingerprint: str) -> dict[str, Any]:

@@ -19,7 +19,10 @@ _OUTCOMES: Final = {"pass": "Pass", "fail": "Fail", "incomplete": "Incomplete", 
 @final
 @dataclass(frozen=True, slots=True)
 class IndexRow:
-    """One subject of a batch; `link` leads to its page, relative to that of the index, and is empty without one."""
+    """One subject of a batch; `link` leads to its page, relative to that of the index, and is empty without one.
+
+    `diagnosis` is the kind of its first diagnosis, and how many more there are.
+    """
 
     subject: str
     link: str
@@ -30,6 +33,7 @@ class IndexRow:
     status: Status
     bytes: int
     seconds: float
+    diagnosis: str = ""
 
 
 def render(report: Report, look: Look) -> str:
@@ -133,6 +137,6 @@ def _manual_places(pages: Sequence[SubjectPage]) -> dict[str, str]:
     """Analyzer → the card under which its manual stands: the first of the page."""
     places: dict[str, str] = {}
     for one in pages:
-        for number, card in enumerate(one.cards, start=1):
-            places.setdefault(card.analyzer, f"{one.key}-f{number}")
+        for card in one.cards:
+            places.setdefault(card.analyzer, f"{one.key}-f{card.number}")
     return places

@@ -21,9 +21,20 @@ def _records(report: Report) -> Iterator[dict[str, Any]]:
     whole = json.loads(to_json(report))
     yield {"type": "run", **{key: whole[key] for key in ("schema_version", "tool", "provenance", "manuals")}}
     for subject in whole["subjects"]:
+        told = {mark: one for one in subject["diagnoses"] for mark in (one["primary"], *one["consequences"])}
         parts = {name: subject.pop(f"{name}s") for name in ("measurement", "finding", "skip", "failure")}
         yield {"type": "subject", **subject}
         for name, records in parts.items():
             for record in records:
-                yield {"type": name, "subject": subject["id"], **record}
+                more = _place(record["fingerprint"], told) if name == "finding" else {}
+                yield {"type": name, "subject": subject["id"], **record, **more}
     yield {"type": "verdict", **whole["verdict"], "exit_code": whole["exit_code"]}
+
+
+def _place(fingerprint: str, told: dict[str, Any]) -> dict[str, Any]:
+    """The kind of the diagnosis that a finding belongs to, and the primary finding that it follows from."""
+    diagnosis = told.get(fingerprint)
+    if diagnosis is None:
+        return {"diagnosis": None, "follows_from": None}
+    is_primary = diagnosis["primary"] == fingerprint
+    return {"diagnosis": diagnosis["kind"], "follows_from": None if is_primary else diagnosis["primary"]}

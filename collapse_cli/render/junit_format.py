@@ -1,7 +1,7 @@
 """JUnit XML: a suite a subject, a test case a rule, for every CI system that shows test results."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, final
 from xml.sax.saxutils import escape, quoteattr
@@ -9,6 +9,7 @@ from xml.sax.saxutils import escape, quoteattr
 from collapse_cli.core.finding import Finding
 from collapse_cli.core.report import Report, Subject
 from collapse_cli.core.text import plain, tail
+from collapse_cli.render.diagnoses import ranked
 from collapse_cli.render.look import Look
 from collapse_cli.render.ranking import finding_words, repository_path, worst_sites
 from collapse_cli.render.verdict import counted, findings_by_severity, outcome_words, suppressed_findings, verdict_line
@@ -114,13 +115,14 @@ def _reading(subject: Subject) -> _Case:
 
 def _rules(report: Report, subject: Subject, look: Look) -> Iterator[_Case]:
     found: dict[str, list[Finding]] = {}
+    places = {id(one.finding): one.place for one in ranked([subject])}
     for finding in (*findings_by_severity(subject), *(suppressed_findings(subject) if look.show_suppressed else ())):
         found.setdefault(finding.measurement.rule, []).append(finding)
     judged = _judged(report)
     for rule in dict.fromkeys(measured.rule for measured in subject.measurements):
         worst = worst_sites(found.get(rule, []))
-        lines = [_line(one) for one in worst if _is_failure(one, report)]
-        said = [_line(one) for one in worst if not _is_failure(one, report)]
+        lines = [_line(one, places) for one in worst if _is_failure(one, report)]
+        said = [_line(one, places) for one in worst if not _is_failure(one, report)]
         if lines:
             yield _Case(rule, "failure", "finding", _summary(lines), lines, said)
         elif said or rule in judged:
@@ -131,8 +133,8 @@ def _is_failure(finding: Finding, report: Report) -> bool:
     return finding.suppressed is None and finding.severity.rank >= report.verdict.fail_on.rank
 
 
-def _line(finding: Finding) -> str:
-    return f"{finding.severity}: {finding_words(finding)}"
+def _line(finding: Finding, places: Mapping[int, str]) -> str:
+    return f"{finding.severity}: {finding_words(finding, places.get(id(finding), ''))}"
 
 
 def _judged(report: Report) -> set[str]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from collapse_cli.core.report import Report, Subject
 from collapse_cli.core.text import plain, tail
+from collapse_cli.render.diagnoses import Group, by_rule, follow_words, groups_of, kinds_words, worst_words
 from collapse_cli.render.look import Look
 from collapse_cli.render.verdict import (
     coverage_words,
@@ -51,31 +52,23 @@ def _row(subject: Subject) -> str:
     coverage = outcome_words(subject) if subject.status in ("failed", "empty") else coverage_words(subject)
     return (
         f"| {code(subject.id)} | {subject.status} | {counts.count('error')} | {counts.count('warning')} "
-        f"| {escaped(coverage)} |"
+        f"| {'; '.join(escaped(words) for words in (coverage, kinds_words(subject)) if words)} |"
     )
 
 
 def _details(subject: Subject, look: Look) -> Iterator[str]:
-    findings = findings_by_severity(subject)
     hidden = suppressed_findings(subject) if look.show_suppressed else []
-    if not (findings or hidden or subject.failures or any(skip.analyzer is None for skip in subject.skips)):
+    if not (
+        findings_by_severity(subject)
+        or hidden
+        or subject.failures
+        or any(skip.analyzer is None for skip in subject.skips)
+    ):
         return
     yield f"### {code(subject.id)}"
     yield ""
-    if findings:
-        yield "| severity | tensor | rule | value | what it means |"
-        yield "|---|---|---|---|---|"
-    for finding in findings:
-        measured = finding.measurement
-        yield (
-            f"| {finding.severity} | {code(measured.site)} | {code(measured.rule)} "
-            f"| {escaped(number_of(measured, finding.limit))} | {escaped(finding.message)} |"
-        )
-    if findings:
-        yield ""
-    remedies = {finding.measurement.analyzer: finding.remedy for finding in findings}
-    for analyzer, remedy in remedies.items():
-        yield f"- **{analyzer}**: {escaped(remedy)}"
+    for group in groups_of(subject):
+        yield from _group(group, look)
     for finding in hidden:
         measured = finding.measurement
         value = escaped(number_of(measured, finding.limit))
@@ -94,6 +87,31 @@ def _details(subject: Subject, look: Look) -> Iterator[str]:
     if reasons:
         listed = "; ".join(f"{escaped(reason)} ({count})" for reason, count in sorted(reasons.items()))
         yield f"- {len(subject.skips)} skipped: {listed}"
+    yield ""
+
+
+def _group(group: Group, look: Look) -> Iterator[str]:
+    """A diagnosis: its primary finding at every site and what to try, then a line a rule that follows."""
+    if group.diagnosis is not None:
+        words = ", ".join(word for word in (code(group.diagnosis.kind), follow_words(group)) if word)
+        yield f"#### {group.severity}: {escaped(group.diagnosis.title)} ({words})"
+        yield ""
+    # asked for in so many words, what follows is shown like what it follows from
+    shown = group.findings if look.show_all else group.first
+    yield "| severity | tensor | rule | value | what it means |"
+    yield "|---|---|---|---|---|"
+    for finding in shown:
+        measured = finding.measurement
+        yield (
+            f"| {finding.severity} | {code(measured.site)} | {code(measured.rule)} "
+            f"| {escaped(number_of(measured, finding.limit))} | {escaped(finding.message)} |"
+        )
+    yield ""
+    for analyzer, remedy in {finding.measurement.analyzer: finding.remedy for finding in shown}.items():
+        yield f"- **{analyzer}**: {escaped(remedy)}"
+    for (severity, rule), found in by_rule(() if look.show_all else group.follows).items():
+        where, value = worst_words(found, code)
+        yield f"- also {severity}: {code(rule)}, {where} {escaped(value)}"
     yield ""
 
 

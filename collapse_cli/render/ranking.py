@@ -16,7 +16,6 @@ __all__ = [
     "Unanalysed",
     "comparable",
     "finding_words",
-    "ranked",
     "ranked_suppressed",
     "repository_path",
     "unanalysed",
@@ -47,14 +46,8 @@ class Unanalysed:
         return ": ".join(parts)
 
 
-def ranked(report: Report) -> list[tuple[Subject, Finding]]:
-    """The findings that count, of all subjects, worst first; within a severity in the order of the report."""
-    found = [(one, finding) for one in report.subjects for finding in one.findings if finding.suppressed is None]
-    return sorted(found, key=lambda pair: -pair[1].severity.rank)
-
-
 def ranked_suppressed(report: Report) -> list[tuple[Subject, Finding]]:
-    """The findings that do not count, likewise."""
+    """The findings that do not count, of all subjects, worst first."""
     hidden = [(one, finding) for one in report.subjects for finding in one.findings if finding.suppressed is not None]
     return sorted(hidden, key=lambda pair: -pair[1].severity.rank)
 
@@ -100,13 +93,13 @@ def _unread(subject: Subject, skip: Skip) -> Unanalysed:
     return Unanalysed(subject, skip.site, None, "", skip.reason, is_failure=False)
 
 
-def finding_words(finding: Finding) -> str:
-    """`layers.1.weight: 0.0166 < 0.05 (null 0.802): Uses 1.1 of 64 directions.`, harmless."""
+def finding_words(finding: Finding, place: str = "") -> str:
+    """`layers.1.weight: 0.0166 < 0.05 (null 0.802): Uses 1.1 of 64 directions.`, harmless; last its place."""
     measured = finding.measurement
     text = f"{tail(measured.site, _LONGEST_NAME)}: {number_of(measured, finding.limit)}: {finding.message}"
     if finding.suppressed is not None:
         text += f" (suppressed: {suppression_words(finding)})"
-    return tail(text, 4 * _LONGEST_NAME)
+    return tail(text, 4 * _LONGEST_NAME) + (f" ({tail(place, _LONGEST_NAME)})" if place else "")
 
 
 def repository_path(subject: Subject) -> str:

@@ -6,11 +6,11 @@ from collections import Counter
 from typing import Any, Final
 from urllib.parse import quote
 
-from collapse_cli.core.finding import Finding
 from collapse_cli.core.report import Report, Subject
 from collapse_cli.core.text import json_safe, plain
+from collapse_cli.render.diagnoses import Ranked, ranked
 from collapse_cli.render.look import Look
-from collapse_cli.render.ranking import Unanalysed, finding_words, ranked, repository_path, unanalysed
+from collapse_cli.render.ranking import Unanalysed, finding_words, repository_path, unanalysed
 from collapse_cli.render.sarif_rules import LEVELS, rule
 from collapse_cli.render.verdict import counted, noun, verdict_line
 
@@ -46,14 +46,15 @@ def _compressed(text: str) -> float:
 
 
 def _log(report: Report, look: Look, most: int) -> dict[str, Any]:
-    findings = ranked(report)
+    findings = ranked(report.subjects)
     kept = findings[:most]
     rules: dict[str, int] = {}
     descriptors = []
-    for _, finding in kept:
-        if finding.measurement.rule not in rules:
-            rules[finding.measurement.rule] = len(rules)
-            descriptors.append(rule(report, finding.measurement))
+    for one in kept:
+        measured = one.finding.measurement
+        if measured.rule not in rules:
+            rules[measured.rule] = len(rules)
+            descriptors.append(rule(report, measured))
     notes = [*_cut(findings, kept), *_notifications(report, min(most, _MOST_NOTIFICATIONS))]
     run = {
         "tool": {
@@ -78,13 +79,14 @@ def _invocation(report: Report) -> dict[str, Any]:
     return {"executionSuccessful": report.verdict.outcome in ("pass", "fail"), "exitCode": report.exit_code}
 
 
-def _results(kept: list[tuple[Subject, Finding]], rules: dict[str, int], look: Look) -> list[dict[str, Any]]:
+def _results(kept: list[Ranked], rules: dict[str, int], look: Look) -> list[dict[str, Any]]:
     seen: Counter[str] = Counter()
     results = []
-    for subject, finding in kept:
+    for one in kept:
+        subject, finding = one.subject, one.finding
         seen[finding.fingerprint] += 1
         measured = finding.measurement
-        text = finding_words(finding)
+        text = finding_words(finding, one.place)
         results.append(
             {
                 "ruleId": plain(measured.rule),
@@ -96,10 +98,19 @@ def _results(kept: list[tuple[Subject, Finding]], rules: dict[str, int], look: L
                     "primaryLocationLineHash": f"{finding.fingerprint}:{seen[finding.fingerprint]}"
                 },
                 "properties": {"value": measured.value, "remedy": plain(finding.remedy)}
-                | ({} if measured.null is None else {"null": measured.null}),
+                | ({} if measured.null is None else {"null": measured.null})
+                | _diagnosis(one),
             }
         )
     return results
+
+
+def _diagnosis(one: Ranked) -> dict[str, Any]:
+    diagnosis = one.group.diagnosis
+    if diagnosis is None:
+        return {}
+    primary = {} if one.is_primary else {"followsFrom": diagnosis.primary}
+    return {"diagnosis": plain(diagnosis.kind), "isPrimary": one.is_primary} | primary
 
 
 def _location(subject: Subject, site: str | None, anchor: str | None = None) -> dict[str, Any]:
@@ -111,11 +122,11 @@ def _location(subject: Subject, site: str | None, anchor: str | None = None) -> 
     return location
 
 
-def _cut(findings: list[tuple[Subject, Finding]], kept: list[tuple[Subject, Finding]]) -> list[dict[str, Any]]:
+def _cut(findings: list[Ranked], kept: list[Ranked]) -> list[dict[str, Any]]:
     """Says that results are missing, how many of each severity, and where they all are."""
     if len(findings) == len(kept):
         return []
-    counts = Counter(finding.severity.value for _, finding in findings[len(kept) :])
+    counts = Counter(one.finding.severity.value for one in findings[len(kept) :])
     parts = ", ".join(counted(counts[word], word) for word in ("error", "warning", "info") if counts[word])
     left = f"{len(findings) - len(kept):,} of {len(findings):,} findings are left out, the mildest"
     text = f"{left}: {parts}; the JSON report has them all"

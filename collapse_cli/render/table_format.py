@@ -13,7 +13,9 @@ from collapse_cli.core.manual import Manual
 from collapse_cli.core.report import Failure, Report, Subject
 from collapse_cli.core.text import plain, tail
 from collapse_cli.render.detail import print_detail
-from collapse_cli.render.finding_block import SHAPES, print_findings
+from collapse_cli.render.diagnoses import diagnoses_words
+from collapse_cli.render.diagnosis_block import print_findings
+from collapse_cli.render.finding_block import SHAPES
 from collapse_cli.render.look import Look
 from collapse_cli.render.profiles import layer_profiles
 from collapse_cli.render.verdict import (
@@ -80,7 +82,8 @@ def _subject(console: Console, report: Report, subject: Subject, look: Look) -> 
         console.print()
     if look.detail is not None:
         print_detail(console, report, subject, look.detail)
-    print_findings(console, subject, {manual.name: manual for manual in report.manuals})
+    manuals = {manual.name: manual for manual in report.manuals}
+    print_findings(console, subject, manuals, show_all=look.show_all)
     hidden = [_suppressed(finding) for finding in suppressed_findings(subject)] if look.show_suppressed else []
     _listed(console, "○ suppressed", hidden, style="dim", longest=len(hidden))
     said = _not_done(console, subject, look)
@@ -101,9 +104,10 @@ def _opening(console: Console, report: Report, subject: Subject) -> None:
         return
     ran = {m.analyzer for m in subject.measurements} | {f.analyzer for f in subject.failures if f.analyzer}
     line = [coverage_words(subject), counted(len(ran), "analyzer"), report.provenance.device]
+    found = diagnoses_words(subject)
     if len(report.subjects) == 1:
         line.append(f"{report.provenance.seconds:.1f} s")
-    console.print(Text(" · ".join(line)))
+    console.print(Text(" · ".join([*line, found] if found else line)))
 
 
 def _facts(subject: Subject) -> list[str]:

@@ -20,7 +20,7 @@ __all__ = [
     "verdict_line",
 ]
 
-_IRREGULAR = {"analysis": "analyses"}
+_IRREGULAR = {"analysis": "analyses", "diagnosis": "diagnoses"}
 
 
 def number(value: float, digits: int = 3) -> str:

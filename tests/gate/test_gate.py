@@ -15,6 +15,7 @@ from collapse_cli.core.report import Failure, Report, Skip, from_json, to_json
 from collapse_cli.errors import InputError, UnknownAnalyzer
 from collapse_cli.gate import NOT_RUN, gate
 from collapse_cli.runs import Observer, ScanOptions, scan
+from tests.diagnosed_reports import with_diagnoses
 from tests.reports import LAW, RANK, deep, empty, failed, nothing_accepted, partial, ratio, report, subject
 
 #: Analyzers of a checkpoint that the hand-made report lacks of the family it has.
@@ -40,7 +41,7 @@ def gated(path: Path, given: Report, policy: Policy = Policy(), options: ScanOpt
 
 @pytest.mark.parametrize("make", [partial, failed, deep, nothing_accepted, empty], ids=lambda make: make.__name__)
 def test_under_the_same_policy_the_verdict_is_that_of_the_scan(stored: Path, make: type[Report]) -> None:
-    given = make()
+    given = with_diagnoses(make())
     again = gated(stored, given)
     assert (again.subjects, again.verdict, again.exit_code) == (given.subjects, given.verdict, given.exit_code)
     assert again.manuals == given.manuals

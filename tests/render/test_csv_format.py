@@ -13,7 +13,7 @@ from tests.reports import RANK, RATIO, empty, partial, ratio, report, subject
 
 DOCUMENTED = (
     "subject kind site layer role shape dtype analyzer metric unit value null status severity limit_side limit_bound "
-    "suppressed fingerprint message"
+    "suppressed fingerprint message diagnosis follows_from"
 )
 
 

@@ -15,6 +15,7 @@ from collapse_cli.core.report import Coverage
 from collapse_cli.core.site import Role, Site
 from collapse_cli.render import RENDERERS, Look
 from collapse_cli.render.html_format import IndexRow, index
+from tests.diagnosed_reports import ill
 from tests.reports import RANK, RATIO, REPORTS, ratio, report, subject
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -56,6 +57,7 @@ def listed() -> str:
 
 PAGES = {
     **{name: lambda make=make: RENDERERS["html"](make(), Look(show_suppressed=True)) for name, make in REPORTS.items()},
+    "ill": lambda: RENDERERS["html"](ill(), Look()),
     "drawn": drawn,
     "index": listed,
 }
@@ -159,6 +161,46 @@ def test_filter_severity_and_sorting_by_keyboard(browser: Any, written: dict[str
         assert head.get_attribute("aria-sort") == expected
         assert page.locator(".card tbody tr >> nth=0 >> td >> nth=0").inner_text() == first
     assert opened.complaints == []
+    page.context.close()
+
+
+def test_what_follows_is_folded_found_by_the_filter_and_printed(browser: Any, written: dict[str, Path]) -> None:
+    opened = Opened(browser, written["ill"])
+    page, sections = opened.page, opened.page.locator("section.diagnosis")
+    assert page.locator(".card:visible").count() == 2, "a diagnosis shows the finding that names it"
+    page.fill("#filter", "stable-rank/stable_rank")
+    assert page.locator(".card:visible h4 .rule").all_inner_texts() == ["stable-rank/stable_rank"]
+    assert (sections.nth(0).is_visible(), sections.nth(1).is_visible()) == (True, False)
+    page.fill("#filter", "")
+    assert page.locator(".card:visible").count() == 2, "folded again, as it was"
+    page.locator("details.follows > summary").press("Enter")
+    assert page.locator(".card:visible").count() == 4
+    page.fill("#filter", "nothing has this name")
+    assert page.locator("section.diagnosis:visible").count() == 0
+    page.fill("#filter", "")
+    assert page.locator(".card:visible").count() == 4, "open again, as it was"
+    page.locator("input[value=warning]").uncheck()
+    assert page.locator(".card:visible").count() == 2
+    assert not page.locator("details.follows").is_visible(), "nothing in it is shown"
+    assert opened.complaints == []
+    page.context.close()
+    bare = Opened(browser, written["ill"], script=False).page
+    assert bare.locator(".card:visible").count() == 2
+    bare.locator("details.follows > summary").click()
+    assert bare.locator(".card:visible").count() == 4
+    bare.context.close()
+    paper = Opened(browser, written["ill"]).page
+    paper.emulate_media(media="print")
+    assert paper.locator(".card:visible").count() == 4, "what is folded is printed"
+    paper.context.close()
+
+
+def test_a_link_to_a_manual_that_is_folded_with_its_finding_opens_both(browser: Any, written: dict[str, Path]) -> None:
+    page = Opened(browser, written["ill"]).page
+    place = page.locator("details.follows details.manual").get_attribute("id")
+    page.evaluate(f"location.hash = '{place}'")
+    page.wait_for_function("document.querySelector('details.follows').open")
+    assert page.locator(f"#{place}").evaluate("(one) => one.open")
     page.context.close()
 
 

@@ -7,6 +7,7 @@ from typing import final
 from collapse_cli.core.finding import Finding
 from collapse_cli.core.manual import Manual
 from collapse_cli.core.metric import Limit, Metric
+from collapse_cli.render.diagnoses import Group
 from collapse_cli.render.html_report.budget import Budget
 from collapse_cli.render.html_report.curves import Curve, curve_figure
 from collapse_cli.render.html_report.layer_profile import LayerProfile
@@ -15,7 +16,7 @@ from collapse_cli.render.html_report.svg import Figure
 from collapse_cli.render.ranking import worst_sites
 from collapse_cli.render.verdict import limit_words, number, number_of, suppression_words
 
-__all__ = ["Card", "CardRow", "Drawable", "cards", "evidence_words", "rows_of"]
+__all__ = ["Card", "CardRow", "Cards", "Drawable", "cards", "evidence_words", "rows_of"]
 
 #: Sites under one card; the rest is counted, none of it worse.
 _MOST_ROWS, _LEAST_ROWS = 300, 5
@@ -64,6 +65,7 @@ class CardRow:
 class Card:
     """Findings of one rule, severity and limit: sixty layers with one illness are one card with sixty rows."""
 
+    number: int
     severity: str
     rule: str
     analyzer: str
@@ -97,29 +99,64 @@ class Card:
         return any(row.message or row.evidence for row in self.rows)
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Cards:
+    """The cards of one diagnosis: those of the finding that names it, and those of what follows from it.
+
+    Without a kind: findings that belong to no diagnosis.
+    """
+
+    kind: str
+    title: str
+    severity: str
+    first: tuple[Card, ...]
+    follows: tuple[Card, ...]
+
+    @property
+    def count(self) -> int:
+        """Findings that follow."""
+        return sum(card.count for card in self.follows)
+
+
 def cards(
-    findings: Sequence[Finding],
+    groups: Sequence[Group],
     manuals: Mapping[str, Manual],
     places: Places,
     *,
     drawable: Drawable,
     budget: Budget,
-) -> list[Card]:
-    """Worst first; each with the profile of its rule and the curve of its worst site, none of them drawn twice."""
-    groups: dict[tuple[str, str, Limit], list[Finding]] = {}
-    for finding in findings:
-        groups.setdefault((finding.severity.value, finding.measurement.rule, finding.limit), []).append(finding)
+) -> list[Cards]:
+    """By diagnosis; each with the profile of its rule and the curve of its worst site, none of them drawn twice."""
+    parted = [(_parted(group.first), _parted(group.follows)) for group in groups]
     left = Drawable(dict(drawable.profiles), dict(drawable.curves))
-    most = min(_MOST_ROWS, max(_LEAST_ROWS, budget.rows // max(len(groups), 1)))
-    points = budget.points
-    made = []
-    for group in groups.values():
-        ranked = worst_sites(group)
+    most = min(_MOST_ROWS, max(_LEAST_ROWS, budget.rows // max(sum(len(a) + len(b) for a, b in parted), 1)))
+    points, number_ = budget.points, 0
+
+    def made(findings: Sequence[Finding]) -> Card:
+        nonlocal points, number_
+        ranked = worst_sites(findings)
         figures = left.taken(ranked[0], points)
         points -= sum(figure.points for figure in figures)
-        rows = rows_of(ranked[:most], places, is_said=_is_said(ranked))
-        made.append(_card(ranked, manuals.get(ranked[0].measurement.analyzer), tuple(rows), figures))
-    return made
+        number_ += 1
+        rows = tuple(rows_of(ranked[:most], places, is_said=_is_said(ranked)))
+        return _card(number_, ranked, manuals.get(ranked[0].measurement.analyzer), rows, figures)
+
+    found = []
+    for group, (first, follows) in zip(groups, parted, strict=True):
+        kind, title = (group.diagnosis.kind, group.diagnosis.title) if group.diagnosis else ("", "")
+        # in this order: what names a diagnosis is drawn before what follows from it
+        opening, rest = tuple(map(made, first)), tuple(map(made, follows))
+        found.append(Cards(kind, title, group.severity.value, opening, rest))
+    return found
+
+
+def _parted(findings: Sequence[Finding]) -> list[list[Finding]]:
+    """Those of one severity, rule and limit together, in the order in which they come first."""
+    parts: dict[tuple[str, str, Limit], list[Finding]] = {}
+    for finding in findings:
+        parts.setdefault((finding.severity.value, finding.measurement.rule, finding.limit), []).append(finding)
+    return list(parts.values())
 
 
 def _is_said(findings: Sequence[Finding]) -> bool:
@@ -128,11 +165,12 @@ def _is_said(findings: Sequence[Finding]) -> bool:
 
 
 def _card(
-    ranked: Sequence[Finding], manual: Manual | None, rows: tuple[CardRow, ...], figures: Sequence[Figure]
+    place: int, ranked: Sequence[Finding], manual: Manual | None, rows: tuple[CardRow, ...], figures: Sequence[Figure]
 ) -> Card:
     worst = ranked[0]
     name = worst.measurement.metric
     return Card(
+        number=place,
         severity=worst.severity.value,
         rule=worst.measurement.rule,
         analyzer=worst.measurement.analyzer,

@@ -7,8 +7,9 @@ from typing import Any, Final, final
 from collapse_cli.core.finding import Severity
 from collapse_cli.core.manual import Manual
 from collapse_cli.core.report import Subject
+from collapse_cli.render.diagnoses import diagnoses_words, groups_of, kinds_words
 from collapse_cli.render.html_report.budget import Budget
-from collapse_cli.render.html_report.cards import Card, CardRow, Drawable, cards, rows_of
+from collapse_cli.render.html_report.cards import Card, CardRow, Cards, Drawable, cards, rows_of
 from collapse_cli.render.html_report.coverage import Checked, SkipRow, checked, checked_words, skip_rows
 from collapse_cli.render.html_report.curves import CurveGroup, curve_groups, curves_of
 from collapse_cli.render.html_report.heat_map import heat_map
@@ -56,7 +57,9 @@ class SubjectPage:
     counts: Mapping[str, int]
     checked_words: str
     checked: Sequence[Checked]
-    cards: Sequence[Card]
+    diagnoses: Sequence[Cards]
+    diagnoses_words: str
+    kinds: str
     hidden: Sequence[HiddenRow]
     hidden_count: int
     skips: Sequence[SkipRow]
@@ -68,6 +71,11 @@ class SubjectPage:
     curves: Sequence[Figure]
     tables: Sequence[ValueTable]
     most: int = _MOST_ROWS
+
+    @property
+    def cards(self) -> list[Card]:
+        """All cards, in the order of the page."""
+        return [card for one in self.diagnoses for card in (*one.first, *one.follows)]
 
     @property
     def is_clear(self) -> bool:
@@ -96,8 +104,8 @@ def subject_page(
     rows = checked(subject, manuals, intent)
     known = {manual.name: manual for manual in manuals}
     drawable = Drawable({one.rule: one for one in profiles}, {(one.analyzer, one.site): one for one in curves})
-    made = cards(findings, known, places, drawable=drawable, budget=budget)
-    shown = [figure for card in made for figure in card.figures]
+    made = cards(groups_of(subject), known, places, drawable=drawable, budget=budget)
+    shown = [figure for one in made for card in (*one.first, *one.follows) for figure in card.figures]
     titles = {figure.title for figure in shown}
     apart = [one for one in profiles if one.rule not in titles and not one.is_flat]
     drawn = _within(apart, budget.points - sum(figure.points for figure in shown))
@@ -112,7 +120,9 @@ def subject_page(
         counts={word.value: sum(finding.severity is word for finding in findings) for word in Severity},
         checked_words=checked_words(rows, subject),
         checked=rows,
-        cards=made,
+        diagnoses=made,
+        diagnoses_words=diagnoses_words(subject),
+        kinds=kinds_words(subject),
         hidden=_hidden(subject, places) if hidden else [],
         hidden_count=len(out),
         skips=skip_rows(subject),

@@ -59,8 +59,15 @@
       }
     }
     for (const card of all(".card")) card.hidden = !cards.has(card);
+    for (const block of all(".diagnosis, .follows")) block.hidden = !block.querySelector(".card:not([hidden])");
     for (const block of all("details.values")) block.hidden = words.length > 0 && !block.querySelector("tbody tr:not([hidden])");
     const isWhole = words.length === 0 && hidden.size === 0;
+    // what is looked for is not to be found in a fold; afterwards a fold is as it was
+    for (const fold of all("details.follows")) {
+      if (!isWhole && !fold.dataset.was) fold.dataset.was = fold.open ? "open" : "shut";
+      if (fold.dataset.was) fold.open = isWhole ? fold.dataset.was === "open" : true;
+      if (isWhole) delete fold.dataset.was;
+    }
     form.querySelector("output").textContent = isWhole ? "" : `${shown.toLocaleString("en")} of ${rows.length.toLocaleString("en")} rows`;
   };
   if (form) {
@@ -68,10 +75,10 @@
     form.addEventListener("input", filter);
   }
 
-  // a link into a folded manual opens it
+  // a link into a folded manual opens it, and the fold that it lies in
   const open = () => {
     const place = location.hash.length > 1 && document.getElementById(location.hash.slice(1));
-    if (place && place.tagName === "DETAILS") place.open = true;
+    for (let one = place; one; one = one.parentElement) if (one.tagName === "DETAILS") one.open = true;
   };
   window.addEventListener("hashchange", open);
   open();
