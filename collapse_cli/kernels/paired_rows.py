@@ -15,7 +15,13 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, no
 from collapse_cli.errors import NotConverged
 from collapse_cli.kernels.accumulators import CrossMoments, Moments
 from collapse_cli.kernels.batches import UNLABELLED, row_hash
-from collapse_cli.kernels.nearest_rows import nearest_rows, shared_neighbours, uniform_rows, unit_rows
+from collapse_cli.kernels.nearest_rows import (
+    label_matches,
+    nearest_rows,
+    shared_neighbours,
+    uniform_rows,
+    unit_rows,
+)
 from collapse_cli.kernels.probes import generalised_cross_validation
 from collapse_cli.kernels.random_matrix import effective_rank_lambda_null
 from collapse_cli.kernels.similarity import debiased_kernel_alignment
@@ -24,6 +30,7 @@ from collapse_cli.kernels.views import Activations
 
 __all__ = [
     "NEIGHBOURS",
+    "NeighbourClasses",
     "Shared",
     "anchored_cosine",
     "class_subspace_overlap",
@@ -32,9 +39,11 @@ __all__ = [
     "debiased_alignment",
     "fault",
     "held_out_r2",
+    "is_constant",
     "labels_differ",
     "moments_of",
     "mutual_neighbours",
+    "neighbour_classes",
 ]
 
 BEFORE, AFTER = "moments", "moments(after.features)"
@@ -121,13 +130,47 @@ class Shared:
 
 def mutual_neighbours(point: Activations) -> Shared | None:
     """Of the 10 nearest rows by cosine, the row itself left out, those that stay; None below 11 rows."""
+    lists = point.get(_neighbour_lists)
+    if lists is None:
+        return None
+    count = len(lists[0])
+    return Shared(shared_neighbours(*lists), NEIGHBOURS / (count - 1), count, count == point.finite_rows)
+
+
+def _neighbour_lists(point: Activations) -> tuple[Int[Tensor, "rows count"], Int[Tensor, "rows count"]] | None:
     sample = point.read(SAMPLE)
     before, after = (uniform_rows(sample, role, _NEIGHBOUR_ROWS) for role in ("features", "after.features"))
-    count = before.shape[0]
-    if count <= NEIGHBOURS:
+    if before.shape[0] <= NEIGHBOURS:
         return None
-    lists = [nearest_rows(side, count=NEIGHBOURS) for side in (before, after)]
-    return Shared(shared_neighbours(*lists), NEIGHBOURS / (count - 1), count, count == point.finite_rows)
+    return nearest_rows(before, count=NEIGHBOURS), nearest_rows(after, count=NEIGHBOURS)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class NeighbourClasses:
+    """Share of the nearest rows of the same class before and after, what chance gives, labelled rows, classes."""
+
+    before: float
+    after: float
+    chance: float
+    rows: int
+    classes: int
+
+
+def neighbour_classes(point: Activations) -> NeighbourClasses | None:
+    """Over labelled rows with their 10 nearest by cosine; None below 11 rows or without labels in the first dump."""
+    lists = point.get(_neighbour_lists)
+    if lists is None or "labels" not in point.shapes:
+        return None
+    labels = uniform_rows(point.read(SAMPLE), "labels", _NEIGHBOUR_ROWS).flatten().long()
+    known = _is_labelled(labels)
+    counts = torch.unique(labels[known], return_counts=True)[1].double()
+    rows = int(known.sum())
+    if rows < 2:
+        return None
+    before, after = (float(label_matches(one, labels)[known].mean()) for one in lists)
+    chance = float((counts * (counts - 1.0)).sum()) / rows / (len(labels) - 1)
+    return NeighbourClasses(before, after, chance, rows, len(counts))
 
 
 def anchored_cosine(point: Activations) -> tuple[float, int] | None:

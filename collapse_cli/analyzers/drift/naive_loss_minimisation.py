@@ -20,7 +20,9 @@ UPDATE_ALIGNMENT = Metric(
     "1",
     "The cosine between the last step and the weight that it starts from.",
     better="lower",
-    warn=Limit("above", 0.95, "provisional: more than 90 % of the energy of the step only lengthens the weight"),
+    warn=Limit(
+        "above", 0.95, "definition: a cosine of .95 leaves a tenth of the energy of the step to more than length"
+    ),
     null="a step in a random direction: 0, of size 1/√(number of entries)",
     message="The step points along the weight itself (cosine {value:.3g}): it scales by {factor:.4g} and little else.",
 )

@@ -25,6 +25,8 @@ __all__ = ["representation_drift"]
 MIN_ROWS = 50
 #: Rows from which on ten neighbours are less than a tenth of all.
 NEIGHBOUR_ROWS = 101
+#: Share of neighbours of the same class beyond chance, from which on there is something to lose.
+LEAST_TOLD = 0.1
 #: Wider features need minutes for one decomposition.
 MAX_WIDTH = 4096
 
@@ -43,12 +45,24 @@ NEIGHBOUR_RETENTION = Metric(
     warn=Limit(
         "below",
         1.5,
-        "provisional: 1.5 times chance is 3.5 standard errors above it at any number of rows; no neighbourhood is left",
+        "zoo: 3.5 standard errors above chance at any number of rows; healthy fine-tunes keep 15 times chance "
+        "and more, those that lost their classes 1 to 2.7 times",
         of="null",
     ),
     null="k/(N−1): unrelated rows",
     message="Of the nearest rows before {value:.3g} stayed near, chance leaves {null:.3g}: nothing of the "
     "neighbourhoods of {sampled} rows survived.",
+)
+NEIGHBOUR_CLASSES = Metric(
+    "neighbour_classes",
+    "1",
+    "How far the 10 nearest rows after are of the row's own class, beyond chance, over the same before.",
+    better="higher",
+    warn=Limit("below", 0.7, "zoo: fine-tunes that keep the old classes read .89 to .99, mild ones .21 to .43"),
+    error=Limit("below", 0.2, "zoo: fine-tunes that lost the old classes read 0 to .16, mild ones .21 to .43"),
+    null="1: neighbourhoods tell as much of the classes as before",
+    message="Of the nearest rows {before:.3g} were of the same class before and {after:.3g} are after; chance gives "
+    "{chance:.3g}.",
 )
 PROTOTYPE_CHANGE = Metric(
     "prototype_change",
@@ -61,8 +75,7 @@ GROUP_SHRINKAGE = Metric(
     "group_shrinkage",
     "1",
     "The mean distance within the most contracted group, after over before, relative to that of all rows.",
-    warn=Limit("below", 0.4, "provisional: a concept that keeps less than half of its relative width is narrowing"),
-    error=Limit("below", 0.2, "provisional: one group a fifth as wide while the others keep their spread"),
+    warn=Limit("below", 0.4, "convention: a concept that keeps less than half of its relative width is narrowing"),
     null="1: all groups change as all rows do",
     message="Group {group} keeps {value:.3g} of its width relative to all rows; the median of {groups} groups keeps "
     "{median:.3g}.",
@@ -106,10 +119,11 @@ def healthy() -> Example:
 
 
 def collapsed() -> Example:
-    """One concept is contracted to a tenth of its width."""
-    x, _, roles = _rows()
-    after, member = x.clone(), roles["groups"] == 0
-    after[member] = x[member].mean(0) + 0.1 * (x[member] - x[member].mean(0))
+    """What told classes and concepts apart is gone."""
+    import torch
+
+    x, generator, roles = _rows()
+    after = torch.randn(x.shape, generator=generator)
     return Example({"features": x, **roles}, metadata={}, others=({"features": after, **roles},))
 
 
@@ -120,6 +134,7 @@ def collapsed() -> Example:
     metrics=(
         CLASS_MEAN_SHIFT,
         NEIGHBOUR_RETENTION,
+        NEIGHBOUR_CLASSES,
         PROTOTYPE_CHANGE,
         GROUP_SHRINKAGE,
         KERNEL_VELOCITY,
@@ -171,22 +186,27 @@ def representation_drift(point: "Activations") -> Iterator[Measurement | Skip]:
     old tasks, the neighbourhood of a concept. A concept can lose its width while every average looks well.
 
     ## How to read it
-    `neighbour_retention` is the honest number: rotation, shift of scale and a new basis leave it at 1. The shift
-    metrics are taken after the best rotation about the origin. `class_mean_shift` counts in spreads of a class;
-    `prototype_change` in cosines between class means, beside what two halves of the old rows differ by.
-    `group_shrinkage` is the most contracted group relative to all rows, so that 1 is no change whatever the overall
-    scale did. `kernel_velocity` is 0 for a rotated, scaled copy, `frechet_shift` looks at mean and covariance alone.
+    `neighbour_retention` is the honest number: rotation, shift of scale and a new basis leave it at 1.
+    `neighbour_classes` asks what that means for the classes: 1 if neighbourhoods tell them as well as before, however
+    much rows of one class changed places, 0 if they tell no more than chance. The shift metrics are taken after the
+    best rotation about the origin. `class_mean_shift` counts in spreads of a class; `prototype_change` in cosines
+    between class means, beside what two halves of the old rows differ by. `group_shrinkage` is the most contracted
+    group relative to all rows, so that 1 is no change whatever the overall scale did. `kernel_velocity` is 0 for a
+    rotated, scaled copy, `frechet_shift` looks at mean and covariance alone.
 
     ## Limits
     Rotation is not damage and is removed; a change of scale is not removed from the shifts. Shrinkage of everything is
-    a matter of effective rank of the new dump. Only two things are judged: neighbourhoods at the level of chance, which
-    rows in another order also give, and one group that narrowed. Training a classifier contracts classes by design, so
-    groups that lie within one class each are left out. The Fréchet distance is biased by 1/N and comparable at one
-    number of rows only. Labels and groups are those of the first dump.
+    a matter of effective rank of the new dump. Three things are judged: neighbourhoods at the level of chance, which
+    rows in another order also give, classes that neighbourhoods no longer tell, and one group that narrowed. Classes
+    that are to be merged on purpose are lost too: give the labels that still count. Training a classifier contracts
+    classes by design, so groups that lie within one class each are left out. The Fréchet distance is biased by 1/N and
+    comparable at one number of rows only. Labels and groups are those of the first dump.
     """
     name = point.site.name
     if reason := kernels.paired_rows.fault(point, MIN_ROWS):
         yield skip(name, reason)
+        if _is_lost(point):
+            yield from _neighbours(point, kernels.feature_spectrum.facts(point))
         return
     facts = kernels.feature_spectrum.facts(point)
     velocity = point.get(kernels.paired_rows.debiased_alignment)
@@ -198,6 +218,13 @@ def representation_drift(point: "Activations") -> Iterator[Measurement | Skip]:
     yield from _groups(point, facts)
 
 
+def _is_lost(point: "Activations") -> bool:
+    """Whether rows that differed are all equal now, which leaves nothing to compare but neighbourhoods."""
+    before, after, _ = kernels.paired_rows.moments_of(point)
+    is_constant = kernels.paired_rows.is_constant
+    return point.finite_rows >= MIN_ROWS and is_constant(after) and not is_constant(before)
+
+
 def _neighbours(point: "Activations", facts: dict[str, Any]) -> Iterator[Measurement | Skip]:
     shared = point.get(kernels.paired_rows.mutual_neighbours)
     if shared is None or shared.rows < NEIGHBOUR_ROWS:
@@ -205,6 +232,20 @@ def _neighbours(point: "Activations", facts: dict[str, Any]) -> Iterator[Measure
         return
     facts = facts | {"sampled": shared.rows, "exact": shared.is_exact, "neighbours": kernels.paired_rows.NEIGHBOURS}
     yield NEIGHBOUR_RETENTION.at(point.site.name, shared.share, shared.null, **facts)
+    yield from _neighbour_classes(point, facts)
+
+
+def _neighbour_classes(point: "Activations", facts: dict[str, Any]) -> Iterator[Measurement | Skip]:
+    name, found = point.site.name, point.get(kernels.paired_rows.neighbour_classes)
+    if found is None or found.rows < NEIGHBOUR_ROWS:
+        yield skip(name, f"neighbour_classes: fewer than {NEIGHBOUR_ROWS} labelled rows")
+        return
+    told = found.before - found.chance
+    if told < LEAST_TOLD:
+        yield skip(name, "neighbour_classes: neighbourhoods before tell nothing of the classes")
+        return
+    facts = facts | {"before": found.before, "after": found.after, "chance": found.chance, "classes": found.classes}
+    yield NEIGHBOUR_CLASSES.at(name, (found.after - found.chance) / told, 1.0, **facts)
 
 
 def _shifts(point: "Activations", facts: dict[str, Any]) -> Iterator[Measurement | Skip]:

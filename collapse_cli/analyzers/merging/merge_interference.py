@@ -22,8 +22,8 @@ SIGN_AGREEMENT = Metric(
     "1",
     "The mean over entries of |moved up − moved down| over the number of tasks that moved it.",
     better="higher",
-    warn=Limit("below", 0.3, "provisional: two tasks with a correlation of −0.89", of="null"),
-    error=Limit("below", 0.1, "provisional: two tasks with a correlation of −0.99", of="null"),
+    warn=Limit("below", 0.7, "zoo: sound merges agree as chance does or more, half lost ones read .4 to .8", of="null"),
+    error=Limit("below", 0.35, "zoo: merges that lost both tasks read .1 to .3, half lost ones .4 to .8", of="null"),
     null="random signs",
     message="The tasks pull {entries} entries in opposite directions: agreement {value:.3g}, random signs {null:.3g}.",
 )
@@ -32,8 +32,8 @@ CONTESTED_SHARE = Metric(
     "1",
     "Of the entries in the largest fifth of two tasks or more, the share whose signs differ.",
     better="lower",
-    warn=Limit("above", 1.8, "provisional: nine of ten contested by two tasks, chance half of them", of="null"),
-    error=Limit("above", 1.9, "provisional: 95 of 100 contested by two tasks, chance half of them", of="null"),
+    warn=Limit("above", 1.3, "zoo: sound merges read .3 at most, half lost ones 1.2 to 1.6", of="null"),
+    error=Limit("above", 1.7, "zoo: merges that lost both tasks read 1.7 to 1.9, half lost ones 1.2 to 1.6", of="null"),
     null="random signs",
     message="{value:.0%} of {shared} entries that matter to several tasks are contested; by chance {null:.0%}.",
 )
@@ -55,8 +55,8 @@ NORM_RETENTION = Metric(
     "1",
     "The norm of the mean task vector over the mean of their norms: what averaging leaves.",
     better="higher",
-    warn=Limit("below", 0.3, "provisional: two tasks with a correlation of −0.91", of="null"),
-    error=Limit("below", 0.1, "provisional: two tasks with a correlation of −0.99", of="null"),
+    warn=Limit("below", 0.9, "zoo: sound merges read 1 and more, half lost ones .68 to .86", of="null"),
+    error=Limit("below", 0.5, "zoo: merges that lost both tasks read .14 to .37; two tasks at −.75", of="null"),
     null="orthogonal task vectors of these norms",
     message="Averaging leaves {value:.3g} of the change that the {tasks} tasks made; orthogonal ones keep {null:.3g}.",
 )

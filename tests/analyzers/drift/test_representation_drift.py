@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.linalg import orth, orthogonal_procrustes, sqrtm
 from scipy.spatial.distance import pdist
+from sklearn.neighbors import NearestNeighbors
 
 from collapse_cli.analyzers.drift.representation_drift import representation_drift
 from collapse_cli.engine.dump import analyse_dump
@@ -30,6 +31,7 @@ def classes(seed: int = 0, count: int = 400, width: int = 12) -> tuple[np.ndarra
 UNMOVED = {
     "class_mean_shift": 0,
     "neighbour_retention": 1,
+    "neighbour_classes": 1,
     "prototype_change": 0,
     "group_shrinkage": 1,
     "kernel_velocity": 0,
@@ -90,6 +92,40 @@ def test_frechet_null_of_two_draws() -> None:
     x = np.random.default_rng(4).normal(size=(500, 32))
     by_name = {m.metric: m for m in analysed(x, x.copy()).measurements}
     assert by_name["frechet_shift"].null * np.cov(x.T).trace() == pytest.approx(1.17, rel=0.05)
+
+
+def test_neighbour_classes_are_those_of_scikit_learn() -> None:
+    x, labels = classes()
+    labels[::7] = -1
+    y = x + 1.5 * np.random.default_rng(6).normal(size=x.shape)
+    analysis = analysed(x, y, labels=labels)
+    (found,) = [m for m in analysis.measurements if m.metric == "neighbour_classes"]
+    known = labels >= 0
+    purity = []
+    for rows in (x, y):
+        near = NearestNeighbors(n_neighbors=11, metric="cosine").fit(rows).kneighbors(rows)[1][:, 1:]
+        purity.append((labels[near] == labels[:, None])[known].mean())
+    counts = np.bincount(labels[known])
+    chance = (counts * (counts - 1)).sum() / known.sum() / 399
+    assert found.value == pytest.approx((purity[1] - chance) / (purity[0] - chance), rel=1e-9)
+    assert (found.null, found.evidence["chance"]) == (1, pytest.approx(chance))
+    assert 0.3 < found.value < 0.9
+
+
+def test_rows_that_became_equal_tell_no_class() -> None:
+    x, labels = classes()
+    analysis = analysed(x, np.ones_like(x), labels=labels)
+    found = values(analysis.measurements)
+    assert set(found) == {"neighbour_retention", "neighbour_classes"}
+    # the order among equal rows is drawn: a share of 4,000 neighbours
+    assert found["neighbour_classes"] == pytest.approx(0, abs=0.1)
+    assert reasons(analysis.skips) == ["all rows of the second dump are equal"]
+
+
+def test_classes_that_were_not_told_cannot_be_lost() -> None:
+    x, labels = classes()
+    analysis = analysed(x, x, labels=np.random.default_rng(7).permutation(labels))
+    assert "neighbour_classes: neighbourhoods before tell nothing of the classes" in reasons(analysis.skips)
 
 
 def test_one_contracted_group_is_found_and_the_others_stay() -> None:
