@@ -86,9 +86,9 @@ _FEATURES = (
 CAUSES: Final = (
     Cause("divergence", "Training diverged", ("non-finite/*",)),
     Cause("incomplete-file", "Parts of the model are missing", ("shard-index/*", "tied-tensors/broken_ties")),
+    Cause("codebook-collapse", "Codebook collapse", ("codebook-usage/*", "codebook-geometry/*"), _WEIGHTS),
     Cause("layer-collapse", "A layer was switched off", ("sparsity/*", "stable-rank/root_mean_square"), _WEIGHTS),
     Cause("numeric-underflow", "Weights below the resolution of their dtype", ("dtype-range/*",), _WEIGHTS),
-    Cause("codebook-collapse", "Codebook collapse", ("codebook-usage/*", "codebook-geometry/*"), _WEIGHTS),
     Cause("expert-collapse", "Experts are copies of each other", ("expert-similarity/*",), ("duplicate-units/*",)),
     Cause(
         "router-collapse",
@@ -165,8 +165,13 @@ CAUSES: Final = (
         ("normalization-scale/*",),
         ("dead-units/*", "sparsity/*"),
     ),
-    Cause("dead-units", "Dead units", ("dead-units/*",), ("effective-rank/*", "stable-rank/*", "duplicate-units/*")),
-    Cause("duplicate-units", "Duplicate units", ("duplicate-units/*",), ("effective-rank/*", "stable-rank/*")),
+    Cause("dead-units", "Dead units", ("dead-units/*",), _WEIGHTS),
+    Cause(
+        "duplicate-units",
+        "Duplicate units",
+        ("duplicate-units/*",),
+        ("effective-rank/*", "stable-rank/*", "conditioning/*", "random-matrix/*"),
+    ),
     Cause(
         "complete-collapse",
         "Complete collapse of the features",

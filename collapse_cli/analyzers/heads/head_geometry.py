@@ -44,12 +44,7 @@ MEAN_COSINE = Metric(
     "Mean cosine between two different class vectors; −1/(K−1) for a simplex, 1 when all are one direction.",
     better="lower",
     null="uniform directions: 0",
-    warn=Limit(
-        "above",
-        0.7,
-        "provisional: a shared component of the rows holds most of their energy; trained heads keep well below",
-    ),
-    error=Limit("above", 0.95, "provisional: beyond it less than a twentieth of each row tells classes apart"),
+    warn=Limit("above", 0.7, "zoo: beyond every healthy model; less than a third of each row tells classes apart"),
     message="the {classes} class vectors point almost the same way: mean cosine {value:.3g} (limit {bound}, chance 0)",
 )
 CENTRING = Metric(
@@ -58,8 +53,7 @@ CENTRING = Metric(
     "Length of the mean of the unit class vectors; 0 for a simplex, 1 when all are one direction.",
     better="lower",
     null="uniform directions: 1/√K",
-    warn=Limit("above", 0.85, "provisional: for many classes its square is mean_cosine, whose limit is 0.7"),
-    error=Limit("above", 0.975, "provisional: for many classes its square is mean_cosine, whose limit is 0.95"),
+    warn=Limit("above", 0.85, "zoo: beyond every healthy model; for many classes its square is mean_cosine"),
     message="the unit class vectors of {classes} classes share a mean of length {value:.3g} (limit {bound}, "
     "chance {null:.3g})",
 )

@@ -57,11 +57,13 @@ OVERCONFIDENCE = Metric(
     null="perfect calibration: 0",
     warn=Limit(
         "above",
-        0.5,
-        "provisional: more than certain guesses between two classes reach, and three times the largest calibration "
-        "error of the trained networks of Guo et al. 2017, table 1 (.165)",
+        0.12,
+        "zoo: healthy models stay below 0.08, those that learned a quarter of wrong labels begin at 0.13",
     ),
-    message="The model is sure ({confidence:.3g} on average) and mostly wrong ({accuracy:.3g} right).",
+    error=Limit(
+        "above", 0.35, "zoo: healthy models stay below 0.08, those that learned mostly wrong labels begin at 0.38"
+    ),
+    message="The model is surer ({confidence:.3g} on average) than right ({accuracy:.3g}).",
 )
 PASS_AT_N = Metric(
     "pass_at_n",

@@ -30,13 +30,13 @@ LOG_Z_RMS = Metric(
     null="logits of 0: log C",
     warn=Limit(
         "above",
-        1_000.0,
-        "provisional: bfloat16 numbers beyond 1,024 are 8 apart, so that no margin below 8 nats can be represented",
+        256.0,
+        "closed form: bfloat16 numbers beyond 256 are 2 apart, so that no margin below 1 nat can be represented",
     ),
     error=Limit(
         "above",
-        10_000.0,
-        "provisional: bfloat16 numbers beyond 8,192 are 64 apart and float16 ones 8: ties apart, softmax is one-hot",
+        4_096.0,
+        "closed form: bfloat16 numbers beyond 4,096 are 32 apart: ties apart, softmax is one-hot",
     ),
     message="log Z is {value:.4g} nats off 0 (its mean is {log_z_mean:.4g}; logits of 0 have {null:.3g}): the logits "
     "have diverged from {smallest:.4g} to {largest:.4g}.",

@@ -77,6 +77,13 @@ LABEL_DIVERGENCE = Metric(
     "nats",
     "KL divergence of the mean prediction from the label shares, one label added to each class.",
     better="lower",
+    warn=Limit(
+        "above",
+        0.2,
+        "zoo: healthy classifiers stay below 0.02, those that answer half of ten classes begin at 0.4",
+        intent=frozenset({"classifier"}),
+    ),
+    message="The answers are not as frequent as the labels: {value:.3g} nats apart (by chance {null:.3g}).",
     null="label shares estimated from N draws: (C − 1)/2N",
 )
 FREQUENCY_SLOPE = Metric(
