@@ -63,9 +63,13 @@ def test_the_same_findings_in_every_format(name: str, capsys: pytest.CaptureFixt
     assert {(row["analyzer"], row["metric"], row["severity"]) for row in rows if row["severity"]} == found
     records = [json.loads(line) for line in outputs["jsonl"][1].splitlines()]
     assert records[-1]["type"] == "verdict"
-    assert [record for record in records if record["type"] == "finding"] == [
-        {"type": "finding", "subject": subject["id"], **finding} for finding in subject["findings"]
-    ]
+    told = [record for record in records if record["type"] == "finding"]
+    primary = {one["primary"] for one in subject["diagnoses"]}
+    assert {record["fingerprint"] for record in told if record["follows_from"] is None} == primary
+    assert [
+        {key: record[key] for key in ("type", "subject", *finding)}
+        for record, finding in zip(told, subject["findings"], strict=True)
+    ] == [{"type": "finding", "subject": subject["id"], **finding} for finding in subject["findings"]]
     for analyzer, metric, severity in found:
         assert f": {severity}: {analyzer}/{metric} " in outputs["concise"][1]
         assert f"| {severity} |" in outputs["md"][1]
