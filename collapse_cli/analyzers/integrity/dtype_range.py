@@ -34,11 +34,8 @@ SUBNORMAL_SHARE = Metric(
     warn=Limit(
         "above",
         0.75,
-        "provisional: three quarters of the entries have lost digits; weights of rms 0.02 have 0.0024 in fp16 and 0.56 "
-        "in an unscaled e4m3, and a trained fp32 or bf16 matrix none",
-    ),
-    error=Limit(
-        "above", 0.95, "provisional: fp16 weights of rms 3e-5, a thousandth of what trained layers commonly have"
+        "zoo: beyond every healthy model; weights of rms 0.02 have 0.0024 in fp16 and 0.56 in an unscaled e4m3. Lost "
+        "digits alone cost no accuracy, so that there is no error",
     ),
     null="a Gaussian of the same root mean square, rounded to the dtype",
     message="{value:.3g} of its entries are below {smallest_normal:.2g}, where {dtype} loses digits (rms {rms:.2g}).",
@@ -48,8 +45,8 @@ UNDERFLOW_SHARE = Metric(
     "1",
     "Share of the entries of a matrix that are zero, where rounding or flushing to zero can have made them so.",
     better="lower",
-    warn=Limit("above", 0.5, "provisional: more than half of the matrix is below the resolution of its dtype"),
-    error=Limit("above", 0.9, "provisional: nine tenths of the matrix are below the resolution of its dtype"),
+    warn=Limit("above", 0.5, "zoo: 0.52 to 0.96 where the cast cost accuracy, 0.02 and less in sound casts"),
+    error=Limit("above", 0.9, "zoo: 0.96 and more where the cast left chance, 0.02 and less in sound casts"),
     null="a Gaussian of the same root mean square, rounded to the dtype",
     message="{zeros} of {entries} entries are zero in {dtype}, too small to be stored (rms {rms:.2g}).",
 )
@@ -64,9 +61,7 @@ HEADROOM_BITS = Metric(
     "bits",
     "How many times the largest entry could be doubled before it overflows.",
     better="higher",
-    warn=Limit(
-        "below", 1.0, "provisional: one doubling away from overflow; trained fp16 weights commonly have ten bits"
-    ),
+    warn=Limit("below", 1.0, "zoo: beyond every healthy model; trained fp16 weights commonly have ten bits"),
     message="Its largest entry, {largest:.4g}, is {value:.2g} doublings from overflow in {dtype}.",
 )
 

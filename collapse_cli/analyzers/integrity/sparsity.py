@@ -13,7 +13,13 @@ ZERO_SHARE = Metric(
     "zero_share",
     "1",
     "Share of the entries that are exactly zero.",
-    error=Limit("above", 0.9999, "convention: a dead layer of weightlens 0.3.0", inclusive=True),
+    error=Limit(
+        "above",
+        0.9998,
+        "zoo: 0.9999 (one weight left) where global pruning halved the accuracy, 1 where it left chance; with four "
+        "weights left (0.9995) a small network with batch norm kept it",
+        inclusive=True,
+    ),
     null="0",
     message="{zeros} of {entries} entries are zero: the layer puts out nothing.",
 )
@@ -29,7 +35,10 @@ TINY_SHARE = Metric(
     "Share of the non-zero entries below a tenth of their root mean square.",
     better="lower",
     warn=Limit(
-        "above", 8.0, "provisional: two thirds of the weights; layers of a trained encoder stay below 2", of="null"
+        "above",
+        8.0,
+        "zoo: 9 and more in layers half of whose units died and decayed, 2 and less in healthy ones",
+        of="null",
     ),
     null="Gaussian entries",
     message="{value:.3g} of its non-zero entries are below a tenth of the rms; {null:.3g} is what chance gives.",
@@ -105,7 +114,7 @@ def sparsity(weight: "Weight") -> Iterator[Measurement | Skip]:
     projection that starts at zero and was never reached. Weights far below the rest are paid for and do nothing.
 
     ## How to read it
-    `zero_share` of a dense model is 0 to within a few padding rows; from 0.9999 on the layer is dead. `nm_share` of 1
+    `zero_share` of a dense model is 0 to within a few padding rows; from 0.9998 on the layer is dead. `nm_share` of 1
     reads "an N:M design"; compare it with its null, since random zeros at one half fill 0.69 of all 2:4 groups. The
     evidence says which pattern along which axis. `tiny_share` is 0.08 for Gaussian entries and up to 0.15 in trained
     layers; far more means that a few weights carry the matrix, and `weight-outliers` says which. `below_1e-3` and

@@ -22,7 +22,8 @@ EXCESS_KURTOSIS = Metric(
     warn=Limit(
         "above",
         20_000.0,
-        "provisional: twelve times the heaviest layer of a trained encoder (1,582, and 528 in another); the convention "
+        "zoo: beyond every healthy model; twelve times the heaviest layer of a trained encoder (1,582, and 528 in "
+        "another); the convention "
         "of 300 (model-clinic 0.4.2) calls these broken",
     ),
     null=GAUSSIAN,
@@ -34,7 +35,10 @@ MAX_OVER_RMS = Metric(
     "The largest magnitude over the root mean square.",
     better="lower",
     warn=Limit(
-        "above", 80.0, "provisional: more than twice the worst layer of a trained encoder (36 times)", of="null"
+        "above",
+        80.0,
+        "zoo: beyond every healthy model; more than twice the worst layer of a trained encoder (36 times)",
+        of="null",
     ),
     null=GAUSSIAN,
     message="Its largest entry, {largest:.3g}, is {value:.3g} times the rms; {null:.3g} is what chance gives.",
@@ -47,7 +51,8 @@ MAX_OVER_P99 = Metric(
     warn=Limit(
         "above",
         200.0,
-        "provisional: three times the worst layer of a trained encoder (65); the convention of 100 for an extreme "
+        "zoo: beyond every healthy model; three times the worst layer of a trained encoder (65); the convention of 100 "
+        "for an extreme "
         "spike (weightlens 0.3.0) is nearly reached there",
         inclusive=True,
     ),
@@ -60,7 +65,10 @@ OUTLIER_ENERGY = Metric(
     "Share of the sum of squares that the largest 0.1 % of the entries hold.",
     better="lower",
     warn=Limit(
-        "above", 40.0, "provisional: half of the energy, five times the worst layer of a trained encoder", of="null"
+        "above",
+        40.0,
+        "zoo: beyond every healthy model; half of the energy, five times the worst layer of a trained encoder",
+        of="null",
     ),
     null=GAUSSIAN,
     message="{top} of {entries} entries hold {value:.3g} of the energy; chance gives {null:.3g}.",
@@ -71,7 +79,10 @@ RTN4_ERROR = Metric(
     "Relative error of rounding to four bits with one symmetric scale per row.",
     better="lower",
     warn=Limit(
-        "above", 4.0, "provisional: more than half of the norm is lost; a trained encoder stays below 1.6", of="null"
+        "above",
+        4.0,
+        "zoo: beyond every healthy model; more than half of the norm is lost, a trained encoder stays below 1.6",
+        of="null",
     ),
     null="a Gaussian matrix with as many columns",
     message="Rounding to 4 bits per row loses {value:.3g} of its norm; chance gives {null:.3g}.",

@@ -19,10 +19,9 @@ EFFECTIVE_RANK_LAMBDA = Metric(
     warn=Limit(
         "below",
         0.01,
-        "provisional: a sixth of the lowest table (0.056), a sixtieth of the lowest layer of a trained encoder",
+        "zoo: beyond every healthy model; a sixth of the lowest table of a trained encoder (0.056)",
         of="null",
     ),
-    error=Limit("below", 0.005, "provisional: an eleventh of the lowest table of a trained encoder (0.056)", of="null"),
     null=GAUSSIAN,
     message="Its energy lies in {value:.3g} of {side} directions; a random matrix of this shape uses {null:.3g}.",
 )
@@ -31,11 +30,18 @@ EFFECTIVE_RANK_SIGMA = Metric(
     "directions",
     "The same of the singular values σ/Σσ above the noise floor, which hears weak directions that λ drowns.",
     better="higher",
-    warn=Limit("below", 0.06, "provisional: a fourth of the lowest table of a trained encoder (0.27)", of="null"),
+    warn=Limit(
+        "below",
+        0.1,
+        "zoo: 0.06 where weight decay left three of 64 directions, 0.78 and more in healthy layers and 0.27 in a "
+        "position table of a trained encoder",
+        of="null",
+    ),
     error=Limit(
         "below",
         0.04,
-        "provisional: a seventh of the lowest table of a trained encoder (0.27); rank 8 of 256 gives 0.039 at most",
+        "zoo: 0.02 where weight decay left one of 64 directions and 0.06 where it left three, 0.78 and more in healthy "
+        "layers; rank 8 of 256 gives 0.039 at most",
         of="null",
     ),
     null=GAUSSIAN,
@@ -46,7 +52,12 @@ PARTICIPATION_RATIO = Metric(
     "directions",
     "(Σλ)²/Σλ²: the number of equally strong directions, counting the strong ones most.",
     better="higher",
-    warn=Limit("below", 0.004, "provisional: a fourteenth of the lowest table of a trained encoder (0.056)", of="null"),
+    warn=Limit(
+        "below",
+        0.004,
+        "zoo: beyond every healthy model; a fourteenth of the lowest table of a trained encoder (0.056)",
+        of="null",
+    ),
     null=GAUSSIAN,
     message="{value:.3g} of {side} directions carry its energy; in a random matrix of this shape {null:.3g} do.",
 )
