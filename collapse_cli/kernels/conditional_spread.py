@@ -19,9 +19,11 @@ __all__ = [
     "WithinGroups",
     "answer_entropy",
     "direction_spread",
+    "paired_groups",
     "paired_rows",
     "view_information",
     "within_groups",
+    "within_sums",
 ]
 
 #: Outputs of one condition from which it is looked at.
@@ -149,6 +151,28 @@ def paired_rows(point: Activations) -> tuple[Tensor, Tensor]:
     if len(rows) < 2:
         return torch.zeros(0, 0), torch.zeros(0, 0)
     return rows[0], rows[1]
+
+
+def paired_groups(point: Activations) -> Int[Tensor, " rows"]:
+    """The condition of each of the paired rows, in their order."""
+    samples, reference = (point.read(f"sample({role})") for role in ("samples", "reference"))
+    is_paired = torch.isin(samples.indices[samples.is_uniform], reference.indices[reference.is_uniform])
+    return uniform_rows(samples, "groups").reshape(-1)[is_paired].long().cpu()
+
+
+def within_sums(rows: Float[Tensor, "rows features"], groups: Int[Tensor, " rows"]) -> WithinGroups:
+    """The same sums of squares from rows with their groups; rows without a group are left out."""
+    is_known = ~torch.isin(groups, torch.tensor(UNLABELLED))
+    found, place, sizes = torch.unique(groups[is_known], return_inverse=True, return_counts=True)
+    kept = (sizes >= GROUP_SIZE)[place]
+    values, place = rows.to("cpu").double()[is_known][kept], place[kept]
+    means = torch.zeros(found.numel(), rows.shape[1], dtype=torch.float64).index_add_(0, place, values)
+    means /= sizes[:, None]
+    squares = (values - means[place]).square().sum(1)
+    sums = torch.zeros(found.numel(), dtype=torch.float64).index_add_(0, place, squares)[sizes >= GROUP_SIZE]
+    counts = sizes[sizes >= GROUP_SIZE].double()
+    total = float((values - values.mean(0)).square().sum()) if values.numel() else 0.0
+    return WithinGroups(float(squares.sum()), total, values.shape[0], sums / (counts - 1.0))
 
 
 def direction_spread(left: Float[Tensor, "rows features"], right: Float[Tensor, "rows features"]) -> float | None:

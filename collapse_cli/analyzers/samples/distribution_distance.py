@@ -42,8 +42,12 @@ VARIANCE_RATIO = Metric(
     "variance_ratio",
     "1",
     "The total variance of the samples over that of the reference.",
-    warn=Limit("below", 0.1, "provisional: a tenth of the variance of real data, less than any usual truncation"),
-    error=Limit("below", 0.01, "provisional: a hundredth of the variance of real data is one mode"),
+    warn=Limit(
+        "below",
+        0.2,
+        "zoo: less than half the spread of real data; healthy 0.9 to 1.2, half the modes 0.4",
+    ),
+    error=Limit("below", 0.1, "zoo: a third of the spread of real data; collapsed on one or two modes 0.03 to 0.08"),
     null="1",
     message="The samples have {value:.3g} times the variance of the reference.",
 )

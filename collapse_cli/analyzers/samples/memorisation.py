@@ -43,9 +43,9 @@ NEAREST_RATIO = Metric(
     "1",
     "The median distance from samples to training rows over that from training rows to their nearest other.",
     better="higher",
-    warn=Limit("below", 0.3, "provisional: fresh draws give 1; the usual sample is three times nearer than real rows"),
+    warn=Limit("below", 0.5, "zoo: healthy 0.9 and more, at three tenths of the best bandwidth 0.3"),
     error=Limit(
-        "below", 0.1, "provisional: fresh draws give 1; the usual sample is a copy up to a tenth of the spacing"
+        "below", 0.1, "zoo: at a fiftieth of the best bandwidth 0.02: copies up to a tenth of the spacing of real rows"
     ),
     null="1: fresh draws from the distribution of the training rows",
     message="The usual sample is {value:.3g} times as far from a training row as training rows are from one another.",
@@ -55,8 +55,8 @@ EXACT_COPIES = Metric(
     "1",
     "The share of samples that equal a training row bit for bit.",
     better="lower",
-    warn=Limit("above", 0.1, "provisional: one sample in ten is a training row"),
-    error=Limit("above", 0.5, "provisional: most samples are training rows"),
+    warn=Limit("above", 0.1, "zoo: beyond every healthy model, which has none; one sample in ten is a training row"),
+    error=Limit("above", 0.5, "definition: most samples are training rows, bit for bit"),
     null="0: real numbers do not repeat",
     message="{value:.1%} of {compared:,} samples equal a training row exactly.",
 )

@@ -7,6 +7,8 @@ from collapse_cli import kernels
 from collapse_cli.analyzer import Example, Limit, Measurement, Metric, Reference, Skip, activation_analyzer, on, skip
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from collapse_cli.kernels.views import Activations
 
 #: Conditions with four outputs or more below which shares over conditions say little.
@@ -22,17 +24,27 @@ WITHIN_SHARE = Metric(
     "within_share",
     "1",
     "The variance of outputs of one condition over that of all outputs, both unbiased.",
-    warn=Limit("below", 1e-3, "provisional: a thousandth of the variance is left to chance within a condition"),
+    warn=Limit("below", 0.01, "zoo: healthy 0.4 and more, regression on one answer 1e-3 to 3e-3"),
     error=Limit("below", FROZEN, "definition: one output per condition"),
     null="1: the condition is ignored",
     message="Outputs of one condition have {value:.3g} of the variance of all, over {groups} conditions.",
+)
+WITHIN_RATIO = Metric(
+    "within_ratio",
+    "1",
+    "The variance of outputs of one condition over that of the reference rows of the same condition.",
+    better="higher",
+    warn=Limit("below", 0.5, "zoo: trained under a proper score 1 to 1.3, with most of the spread lost 0.08 to 0.4"),
+    error=Limit("below", 0.05, "zoo: regression on one answer keeps 1e-3 to 5e-3 of what the condition leaves open"),
+    null="1: as much as the condition leaves open",
+    message="Outputs of one condition have {value:.3g} of the variance of {groups} conditions' real answers.",
 )
 FROZEN_CONDITIONS = Metric(
     "frozen_conditions",
     "1",
     "The share of conditions whose outputs vary by less than a millionth of the total variance.",
     better="lower",
-    warn=Limit("above", 0.5, "provisional: most conditions have one output each"),
+    warn=Limit("above", 0.5, "zoo: beyond every healthy model, which has none; most conditions have one output"),
     null="0",
     message="{value:.1%} of {groups} conditions give one output each.",
 )
@@ -48,8 +60,7 @@ PAIR_DISTANCE_RATIO = Metric(
     "1",
     "The mean distance of two samples over that of two reference rows, from the same latents.",
     better="higher",
-    warn=Limit("below", 0.1, "provisional: a tenth of the distances before adaptation"),
-    error=Limit("below", 0.01, "provisional: a hundredth of the distances before adaptation is one output"),
+    warn=Limit("below", 0.1, "zoo: beyond every healthy model, 0.9 to 1.1; a tenth of the distances of the reference"),
     null="1: nothing was lost",
     message="Two samples are {value:.3g} times as far apart as two reference rows from the same {pairs} latents.",
 )
@@ -103,6 +114,7 @@ def collapsed() -> Example:
     title="Same-condition diversity",
     metrics=(
         WITHIN_SHARE,
+        WITHIN_RATIO,
         FROZEN_CONDITIONS,
         VIEW_INFORMATION,
         PAIR_DISTANCE_RATIO,
@@ -151,10 +163,12 @@ def same_condition_diversity(point: "Activations") -> Iterator[Measurement | Ski
 
     ## How to read it
     Both ends of `within_share` are ill: 0 is one output per condition, 1 a condition that is ignored; half and half
-    reads 0.5. `frozen_conditions` says how many conditions have one output. `view_information` is 0 when all views of
-    an asset are taken for the same class with the same certainty, and log 4 when they spread over four. With metadata
-    `paired`, `pair_distance_ratio` compares samples with the reference from the same latents, and `direction_spread` is
-    0 when all of them moved the same way. `answer_entropy` is 0 when all answers to a question agree.
+    reads 0.5. What a condition leaves open only real answers tell: with metadata `paired` and groups, `within_ratio` is
+    the variance within conditions over that of the reference rows. `frozen_conditions` says how many conditions have
+    one output. `view_information` is 0 when all views of an asset are taken for the same class with the same certainty,
+    and log 4 when they spread over four. With metadata `paired`, `pair_distance_ratio` compares samples with the
+    reference from the same latents, and `direction_spread` is 0 when all of them moved the same way. `answer_entropy`
+    is 0 when all answers to a question agree.
 
     ## Limits
     Deterministic decoding gives one output per condition and is no collapse: sample before you judge. Groups of fewer
@@ -234,7 +248,7 @@ def _answers(point: "Activations", facts: dict[str, Any]) -> Iterator[Measuremen
 
 def _pairs(point: "Activations", facts: dict[str, Any]) -> Iterator[Measurement | Skip]:
     """Samples beside the reference from the same latents."""
-    name, metrics = point.site.name, "pair_distance_ratio, direction_spread"
+    name, metrics = point.site.name, "within_ratio, pair_distance_ratio, direction_spread"
     if not (point.has("sample(samples)") and point.has("sample(reference)")):
         yield skip(name, f"{metrics}: no samples with a reference")
         return
@@ -251,6 +265,7 @@ def _pairs(point: "Activations", facts: dict[str, Any]) -> Iterator[Measurement 
         yield skip(name, f"{metrics}: {made.shape[0]:,} pairs, fewer than {FEW_PAIRS}")
         return
     facts = facts | {"pairs": made.shape[0]}
+    yield _within_ratio(point, made, real, facts)
     distance = kernels.set_distances.mean_pair_distance
     apart, source = distance(made), distance(real)
     if source > 0.0:
@@ -262,3 +277,18 @@ def _pairs(point: "Activations", facts: dict[str, Any]) -> Iterator[Measurement 
         yield skip(name, "direction_spread: samples equal their reference rows")
         return
     yield DIRECTION_SPREAD.at(name, spread, 1.0 - 1.0 / made.shape[0], **facts)
+
+
+def _within_ratio(point: "Activations", made: "Tensor", real: "Tensor", facts: dict[str, Any]) -> Measurement | Skip:
+    """Spread within conditions beside that of the reference rows of the same conditions."""
+    name, kernel = point.site.name, kernels.conditional_spread
+    if "groups" not in point.shapes:
+        return skip(name, "within_ratio: no groups")
+    both = [kernel.within_sums(rows, kernel.paired_groups(point)) for rows in (made, real)]
+    if both[0].groups < FEW_GROUPS:
+        few = f"{both[0].groups} groups of {kernel.GROUP_SIZE} pairs or more"
+        return skip(name, f"within_ratio: {few}, fewer than {FEW_GROUPS}")
+    if both[1].within <= FROZEN * both[1].total:
+        return skip(name, "within_ratio: the reference has one row per condition")
+    values = {"groups": both[0].groups, "within_squares": both[0].within, "reference_squares": both[1].within}
+    return WITHIN_RATIO.at(name, both[0].within / both[1].within, 1.0, **facts, **values)

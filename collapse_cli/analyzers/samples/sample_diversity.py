@@ -48,8 +48,13 @@ MEAN_SQUARED_DISTANCE = Metric(
     "1",
     "The mean squared distance of two different samples.",
     better="higher",
-    warn=Limit("below", 0.1, "provisional: a tenth of the spread of real data, less than any usual truncation", "null"),
-    error=Limit("below", 0.01, "provisional: a hundredth of the spread of real data is one mode", "null"),
+    warn=Limit(
+        "below",
+        0.2,
+        "zoo: less than half the spread of real data; healthy 0.9 to 1.2, half the modes 0.4",
+        "null",
+    ),
+    error=Limit("below", 0.1, "zoo: a third of that spread; collapsed on one or two modes 0.03 to 0.08", "null"),
     null=BY_REFERENCE,
     message="Two samples are {value:.3g} apart in the mean square, two real ones {null:.3g}.",
 )
@@ -58,8 +63,7 @@ DUPLICATE_SHARE = Metric(
     "1",
     "The share of samples that equal an earlier one bit for bit.",
     better="lower",
-    warn=Limit("above", 0.5, "provisional: most outputs of a continuous generator are repetitions"),
-    error=Limit("above", 0.99, "provisional: less than one output in a hundred is new"),
+    warn=Limit("above", 0.5, "zoo: beyond every healthy model, which has none; most outputs are repetitions"),
     null="0: real numbers do not repeat",
     message="{value:.1%} of {rows:,} samples repeat an earlier one exactly.",
 )

@@ -52,7 +52,7 @@ EFFECTIVE_LATENTS = Metric(
     "1",
     "The exponential of the entropy of the densities' shares over the number of latents.",
     better="higher",
-    warn=Limit("below", 0.003, "provisional: 3 of 1,000 latents carry the firing; equal densities give 1"),
+    warn=Limit("below", 0.003, "zoo: beyond every healthy model; 3 of 1,000 latents carry the firing"),
     null="1, equal densities",
     message="The firing of {units} latents is that of {effective:.3g} equally frequent ones, with {active_per_row:.3g} "
     "active per row.",

@@ -109,11 +109,11 @@ def test_limits_tell_collapsed_from_skewed() -> None:
     words = torch.tensor(np.minimum(generator.zipf(1.2, 8192) - 1, 4095))
     assert findings(codebook_usage, {"codes": words}, codebook_size="4096") == []
     assert findings(codebook_usage, {"codes": torch.arange(8192) % 170}, codebook_size="4096") == [Severity.ERROR]
-    assert findings(codebook_usage, {"codes": torch.arange(8192) % 300}, codebook_size="4096") == [Severity.WARNING]
+    assert findings(codebook_usage, {"codes": torch.arange(8192) % 600}, codebook_size="4096") == [Severity.WARNING]
     nearly = (torch.arange(1000) % 50 == 0).long()
     assert findings(codebook_usage, {"codes": nearly}, codebook_size="2") == [Severity.WARNING]
     one = findings(codebook_usage, {"codes": torch.zeros(99).long()}, codebook_size="8")
-    assert one == [Severity.ERROR, Severity.WARNING]
+    assert sorted(one) == [Severity.ERROR, Severity.WARNING, Severity.WARNING]
 
 
 @pytest.mark.parametrize(

@@ -50,8 +50,22 @@ def test_the_prior_for_every_input() -> None:
     values = {metric: m.value for metric, m in found.items()}
     assert (values["kl_median"], values["active_units"], values["information_bound"]) == (0.0, 0.0, 0.0)
     assert (values["passive_share"], values["collapsed_share"]) == (1.0, 1.0)
-    assert abs(values["information_sampled"]) < 4.0 * math.sqrt(5 / 1200)
+    assert "information_sampled" not in values
     assert findings(posterior_collapse, level(np.zeros((600, 5)), 1.0)) == [Severity.ERROR, Severity.WARNING]
+
+
+@pytest.mark.parametrize(("variance", "expected"), [(0.09, []), (0.5, [Severity.WARNING]), (0.99, [])])
+def test_an_encoder_that_learned_little_is_told_from_one_that_was_never_trained(
+    variance: float, expected: list[Severity]
+) -> None:
+    """Three Gaussian dimensions that fill the prior: −½·3·log(1 − variance) nats, 0.14, 1.04 and 6.9."""
+    arrays = level(standardised(1000, 3) * math.sqrt(variance), 1.0 - variance)
+    found = measured(posterior_collapse, arrays)
+    assert found["information_bound"].value == pytest.approx(-1.5 * math.log(1.0 - variance), rel=1e-6)
+    if variance == 0.5:
+        assert found["information_sampled"].value == pytest.approx(1.04, abs=0.15)
+    assert ("information_sampled" in found) == (variance > 0.1)
+    assert findings(posterior_collapse, arrays) == expected
 
 
 def test_two_modes() -> None:

@@ -77,7 +77,7 @@ def test_two_groups_of_features_are_compared_with_each_other() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scale", "expected"), [(1.0, []), (0.5, []), (0.2, [Severity.WARNING]), (0.05, [Severity.ERROR])]
+    ("scale", "expected"), [(1.0, []), (0.5, []), (0.4, [Severity.WARNING]), (0.2, [Severity.ERROR])]
 )
 def test_only_the_variance_is_judged(scale: float, expected: list[Severity]) -> None:
     assert findings(distribution_distance, {"samples": scale * gaussian() + 100.0, "reference": gaussian(seed=1)}) == (

@@ -104,7 +104,21 @@ def test_rows_that_are_not_finite_leave_no_pair() -> None:
         assert found[name].evidence["pairs"] == 298
 
 
-@pytest.mark.parametrize(("scale", "expected"), [(0.5, []), (0.05, [Severity.WARNING]), (0.005, [Severity.ERROR])])
+@pytest.mark.parametrize(
+    ("scale", "expected"), [(1.0, []), (0.6, [Severity.WARNING]), (0.2, [Severity.ERROR])], ids=["all", "less", "next"]
+)
+def test_spread_within_conditions_beside_that_of_the_reference(scale: float, expected: list[Severity]) -> None:
+    """Variances within conditions by numpy: σ² of the noise, whatever the places of the conditions are."""
+    groups = torch.arange(30).repeat_interleave(10)
+    places, noise = gaussian(30)[groups], [gaussian(300, seed=seed) for seed in (1, 2)]
+    arrays = {"samples": places + scale * noise[0], "reference": places + noise[1], "groups": groups}
+    within = [arrays[role].double().numpy().reshape(30, 10, -1).var(1).sum() for role in ("samples", "reference")]
+    found = measured(same_condition_diversity, arrays, paired="true")["within_ratio"]
+    assert found.value == pytest.approx(within[0] / within[1], rel=1e-9)
+    assert findings(same_condition_diversity, arrays, paired="true") == expected
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(0.5, []), (0.05, [Severity.WARNING])])
 def test_lost_distances_are_judged(scale: float, expected: list[Severity]) -> None:
     arrays = {"samples": scale * gaussian(100) + 1.0, "reference": gaussian(100)}
     assert findings(same_condition_diversity, arrays, paired="true") == expected

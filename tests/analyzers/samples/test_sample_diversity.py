@@ -69,7 +69,7 @@ def test_constant_samples_are_an_error() -> None:
 
 @pytest.mark.parametrize(
     ("spread", "expected"),
-    [(1.0, []), (0.5, []), (0.2, [Severity.WARNING]), (0.05, [Severity.ERROR])],
+    [(1.0, []), (0.5, []), (0.4, [Severity.WARNING]), (0.2, [Severity.ERROR])],
 )
 def test_the_spread_is_judged_against_the_reference(spread: float, expected: list[Severity]) -> None:
     arrays = {"samples": spread * gaussian(), "reference": gaussian(seed=1)}
