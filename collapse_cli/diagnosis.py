@@ -8,7 +8,7 @@ from typing import final
 
 from collapse_cli.core.causes import CAUSES, Cause
 from collapse_cli.core.diagnosis import Diagnosis
-from collapse_cli.core.finding import Finding, Severity
+from collapse_cli.core.finding import Finding
 from collapse_cli.core.manual import Manual
 from collapse_cli.core.report import Subject
 
@@ -24,11 +24,10 @@ _DEEPEST = 100
 def diagnosed(subject: Subject, manuals: Iterable[Manual], causes: Sequence[Cause] = CAUSES) -> Subject:
     """The subject with its findings grouped by cause, worst first.
 
-    A diagnosis begins with the worst finding that is left; among equals the one whose cause stands first, then the
-    most telling sign, then the first in depth. That finding is the primary one, unless a cause that stands before its
-    own explains it and has a sign within reach, a warning at least: then the worst such sign is. The primary finding
-    takes with it every other sign of its cause, and what its cause explains within reach. A finding that no cause
-    knows stands for its analyzer. Suppressed findings belong to no diagnosis.
+    The primary finding of a diagnosis is the worst that is left; among equals the one whose cause stands first, then
+    the most telling sign, then the first in depth. It takes with it every other sign of its cause, and what its cause
+    explains within reach; a consequence is never worse than its primary finding. A finding that no cause knows stands
+    for its analyzer. Suppressed findings belong to no diagnosis.
     """
     titles = {manual.name: manual.title for manual in manuals}
     active = [finding for finding in subject.findings if finding.suppressed is None]
@@ -44,35 +43,13 @@ def diagnosed(subject: Subject, manuals: Iterable[Manual], causes: Sequence[Caus
     left = sorted(active, key=rank)
     found = []
     while left:
-        primary = _root(left, known, causes, places)
-        left = [primary, *(finding for finding in left if finding is not primary)]
+        primary = left[0]
         mine = known[primary.measurement.rule]
         cause = causes[mine[0]] if mine else _own(primary, titles)
         follows, left = _taken(left, cause, rules, places)
         marks = tuple(finding.fingerprint for finding in follows)
         found.append(Diagnosis(cause.kind, cause.title, primary.fingerprint, marks))
     return replace(subject, diagnoses=tuple(found))
-
-
-def _root(
-    left: Sequence[Finding], known: Mapping[str, tuple[int, int] | None], causes: Sequence[Cause], places: "_Places"
-) -> Finding:
-    """The worst finding, or the worst sign of the first cause before its own that explains it."""
-    worst = left[0]
-    mine = known[worst.measurement.rule]
-    before = mine[0] if mine else len(causes)
-    signs: dict[int, list[Finding]] = {}
-    for finding in left:
-        its = known[finding.measurement.rule]
-        if its and its[0] < before and finding.severity.rank >= Severity.WARNING.rank:
-            signs.setdefault(its[0], []).append(finding)
-    for place in sorted(signs):
-        if _match(worst.measurement.rule, causes[place].explains) is None:
-            continue
-        sites = {finding.measurement.site for finding in signs[place]}
-        if places.reached(sites, causes[place].reach)(worst.measurement.site):
-            return signs[place][0]
-    return worst
 
 
 def _first_cause(rule: str, causes: Sequence[Cause]) -> tuple[int, int] | None:

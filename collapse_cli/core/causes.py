@@ -142,7 +142,13 @@ CAUSES: Final = (
     Cause(
         "softmax-collapse", "Softmax collapse", ("softmax-collapse/*",), ("logit-scale/*", "confidence/*"), "subject"
     ),
-    Cause("prediction-collapse", "Prediction collapse", ("prediction-collapse/*",), _FEATURES, "subject"),
+    Cause(
+        "prediction-collapse",
+        "Prediction collapse",
+        ("prediction-collapse/*",),
+        (*_FEATURES, "confidence/*"),
+        "subject",
+    ),
     Cause("cluster-collapse", "Cluster collapse", ("cluster-collapse/*",), _FEATURES, "subject"),
     Cause("overconfidence", "Overconfidence", ("confidence/*",), reach="subject"),
     Cause("dead-activations", "Units that never fire", ("dead-activations/*",), _FEATURES, "onward"),

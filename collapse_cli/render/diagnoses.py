@@ -38,8 +38,8 @@ class Group:
 
     @property
     def severity(self) -> Severity:
-        """That of the worst finding; the primary one may be a warning where what follows from it is an error."""
-        return max((finding.severity for finding in self.findings), key=lambda severity: severity.rank)
+        """That of the primary finding, the worst."""
+        return self.first[0].severity
 
     @property
     def findings(self) -> tuple[Finding, ...]:
