@@ -16,8 +16,8 @@ class Limit:
     """The value from which on a metric is a finding.
 
     `of="null"` bounds value ÷ null instead of the value. A limit bound to an `intent` gives findings of severity
-    `info` until that intent is declared. `source` says where the number comes from: a definition, a paper, a
-    convention, or `provisional` until it is calibrated on trained models.
+    `info` until that intent is declared. `source` says where the number comes from: a definition, a closed form, a
+    paper, or the `zoo`: trained models, healthy and collapsed, as `docs/accuracy.md` has them.
     """
 
     side: Literal["below", "above"]
