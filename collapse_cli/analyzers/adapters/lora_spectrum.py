@@ -59,11 +59,16 @@ USED_RANK_SHARE = Metric(
     "Share of the rank above rounding and above a thousandth of the largest singular value.",
     better="higher",
     null=GAUSSIAN + ": 1",
-    warn=Limit("below", 0.2, "provisional: one direction of rank 8 is 0.125; a sound adapter uses all of its rank"),
+    warn=Limit("below", 0.2, "zoo: beyond every healthy model (1, all of the rank); one direction of rank 8 is 0.125"),
     message="The update uses {used} of the {rank} directions that it stores; Gaussian factors use all.",
 )
 FACTOR_IMBALANCE = Metric(
-    "factor_imbalance", "nats", "The logarithm of ‖B‖_F/‖A‖_F: how much of the scale lies in which factor."
+    "factor_imbalance",
+    "nats",
+    "The logarithm of ‖B‖_F/‖A‖_F: how much of the scale lies in which factor.",
+    warn=Limit("below", -3.0, "zoo: −0.8 and more in sound adapters, −1.5 at half of their gain; B is 5 % of A"),
+    error=Limit("below", -5.0, "zoo: −7 in adapters that gained nothing; B, which starts at zero, is 0.7 % of A"),
+    message="The second factor hardly left zero: its norm is e^{value:.3g} of that of the first (limit e^{bound}).",
 )
 
 
@@ -155,7 +160,8 @@ def lora_spectrum(block: "Block") -> Iterator[Measurement | Skip]:
     are what a task needs. `lora_effective_rank` below 1.5 is one direction. `used_rank_share` counts directions above a
     thousandth of the strongest, and above rounding of the factors. `update_norm` includes the scale of
     `adapter_config.json`; the evidence says when that was not known and 1 was taken. `factor_imbalance` is negative
-    while B is still small against A.
+    while B is still small against A: −5 says that B, which starts at zero, hardly moved. An adapter that
+    reached half of the gain of a sound one need not show in any of these numbers.
 
     ## Limits
     An adapter at step 0 is zero by construction: ask for the step. Low rank of the update is no fault in itself, and a

@@ -20,10 +20,16 @@ ENTROPY = Metric(
     "entropy",
     "1",
     "The mean over rows of H/log v, v the keys that the row may see: 0 is one key, 1 all keys alike.",
+    warn=Limit(
+        "below",
+        0.1,
+        "zoo: sound layers have .4 to .5, those whose queries and keys learned too fast .03 to .05; as a head counts "
+        "as collapsed below .1",
+    ),
     error=Limit(
         "below",
         1e-3,
-        "provisional: .007 nats at 1,024 keys, every row of every head on one key; a head with .99 on a sink and the "
+        "zoo: collapsed layers have 2e-4 or less, mildly collapsed ones .03 or more; a head with .99 on a sink and the "
         "rest spread evenly reads .018",
     ),
     null=EQUAL_LOGITS,
@@ -123,11 +129,12 @@ def attention_entropy(point: "Activations") -> Iterator[Measurement | Skip]:
 
     ## Limits
     Heads that copy the previous token and heads that park their weight on the first one are one-hot and healthy, so
-    that only a layer without any other head is called collapsed: read with `attention-information` and
-    `attention-sink`. Without metadata `causal` a causal map is read as one that sees everything, and a uniform causal
-    head then stands at .8. The floor holds when `tokens` are what the projections read, after normalisation; it takes
-    the largest sequence and says nothing of biases and positions. Softmax in half precision leaves exact zeros, which
-    lower the entropy a little. Only a dump of several resolutions shows a slope over them.
+    that only a layer without any other head is called collapsed, and a warning is of the mean head: read with
+    `attention-information` and `attention-sink`. Without metadata `causal` a causal map is read as one that sees
+    everything, and a uniform causal head then stands at .8. The floor holds when `tokens` are what the projections
+    read, after normalisation; it takes the largest sequence and says nothing of biases and positions. Softmax in half
+    precision leaves exact zeros, which lower the entropy a little. Only a dump of several resolutions shows a slope
+    over them.
     """
     rows = point.read("attention_rows")
     rows.tally.check()

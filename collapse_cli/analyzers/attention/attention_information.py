@@ -29,7 +29,7 @@ QUERY_SHARE = Metric(
     error=Limit(
         "below",
         1e-6,
-        "provisional: rows equal up to rounding in every head; independent rows of any sharpness read .93 or more",
+        "closed form: rows equal up to rounding in every head; independent rows of any sharpness read .93 or more",
     ),
     null="independent rows",
     message="All queries look at the same place: {value:.3g} of the sharpness of its heads follows the query.",

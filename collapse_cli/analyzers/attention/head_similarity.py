@@ -22,7 +22,13 @@ HEAD_CORRELATION = Metric(
     null=INDEPENDENT,
 )
 MAX_HEAD_CORRELATION = Metric(
-    "max_head_correlation", "1", "The same of the pair that is most alike.", better="lower", null=INDEPENDENT
+    "max_head_correlation",
+    "1",
+    "The same of the pair that is most alike.",
+    better="lower",
+    warn=Limit("above", 1.0 - 1e-6, "closed form: two maps equal up to rounding; up to .3 in sound layers of the zoo"),
+    null=INDEPENDENT,
+    message="Heads {first_head} and {second_head} compute one map: correlation {value:.9g}.",
 )
 HEAD_COSINE = Metric("head_cosine", "1", "The same of the maps as they are, which uniform and causal heads share.")
 EFFECTIVE_HEADS = Metric(
@@ -96,8 +102,9 @@ def head_similarity(point: "Activations") -> Iterator[Measurement | Skip]:
 
     ## Limits
     Some repetition is normal in trained models, and pruning it is harmless: only one map in all heads is called a
-    collapse. Equal maps of heads that share keys (grouped queries) are a finding about maps, not about keys. Heads
-    that look at the same place may still read different values there.
+    collapse, and of a pair only equality up to rounding is a warning. Equal maps of heads that share keys (grouped
+    queries) are a finding about maps, not about keys. Heads that look at the same place may still read different values
+    there.
     """
     name, gram = point.site.name, point.read("head_gram")
     gram.tally.check()

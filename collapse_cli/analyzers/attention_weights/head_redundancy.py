@@ -23,8 +23,8 @@ HEAD_SIMILARITY = Metric(
     "Mean absolute cosine between the maps of two different heads.",
     better="lower",
     null="Gaussian weights: √(2/π)/d, √(2/π)/√(d_h·d) between heads that share keys or values",
-    warn=Limit("above", 0.8, "provisional: sound heads lie near 0.1; against chance small layers would leave no room"),
-    error=Limit("above", 0.95, "provisional: the heads differ by less than chance noise of a tenth"),
+    warn=Limit("above", 0.8, "zoo: up to 0.05 in sound layers, 0.1 in a sound encoder, 1 in copies"),
+    error=Limit("above", 0.95, "zoo: 1 in layers grown from one head; of what a head is, a tenth is left of its own"),
     message="the {heads} heads are nearly the same map: mean cosine {value:.3g} (limit {bound}, chance {null:.3g})",
 )
 DUPLICATE_HEAD_SHARE = Metric(
@@ -33,8 +33,8 @@ DUPLICATE_HEAD_SHARE = Metric(
     "Share of heads that have another one at a cosine of at least 0.99.",
     better="lower",
     null="Gaussian weights: 0",
-    warn=Limit("above", 0.25, "provisional: more than a stray pair of copies"),
-    error=Limit("above", 0.75, "provisional: nearly every head has a copy"),
+    warn=Limit("above", 0.25, "zoo: 0 in sound layers; more than a stray pair of copies"),
+    error=Limit("above", 0.75, "zoo: 1 in layers grown by copying heads, 0 in sound ones"),
     message="{duplicates} of {heads} heads repeat another one ({value:.3g}, limit {bound})",
 )
 EFFECTIVE_HEADS = Metric(
@@ -43,8 +43,13 @@ EFFECTIVE_HEADS = Metric(
     "Exponential of the entropy of the eigenvalues of the matrix of cosines between heads: how many heads differ.",
     better="higher",
     null="Gaussian weights: close to the number of heads",
-    warn=Limit("below", 0.3, "provisional: a sound encoder keeps nine tenths of its heads apart", of="null"),
-    error=Limit("below", 0.1, "provisional: less than one head in ten differs", of="null"),
+    warn=Limit(
+        "below",
+        0.6,
+        "zoo: .99 and more in sound layers, .9 in a sound encoder, .5 in layers grown from half as many heads",
+        of="null",
+    ),
+    error=Limit("below", 0.2, "zoo: .13 in layers of eight heads grown from one, .5 from four", of="null"),
     message="the {heads} heads act like {value:.3g} (limit {bound} of {null:.3g})",
 )
 DEAD_HEAD_SHARE = Metric(
@@ -53,8 +58,7 @@ DEAD_HEAD_SHARE = Metric(
     "Share of heads whose output-value product is below a thousandth of the median.",
     better="lower",
     null="Gaussian weights: 0",
-    warn=Limit("above", 0.25, "provisional: single heads die or are pruned, a quarter is a loss of width"),
-    error=Limit("above", 0.45, "provisional: about half of the layer writes nothing"),
+    warn=Limit("above", 0.25, "zoo: beyond every healthy model (0); single heads die or are pruned"),
     message="{dead} of {heads} heads write nothing ({value:.3g}, limit {bound})",
 )
 

@@ -21,10 +21,11 @@ QK_SPECTRAL_NORM = Metric(
     warn=Limit(
         "above",
         150.0,
-        "provisional: a sound encoder reaches 25 times chance, diverging logits need 100 times",
+        "zoo: up to 2 times chance in sound layers, 25 in a sound encoder, 4,000 and more where all softmaxes ended in "
+        "one key",
         of="null",
     ),
-    error=Limit("above", 1500.0, "provisional: ten times the warning limit", of="null"),
+    error=Limit("above", 1500.0, "zoo: 4,000 times chance and more in collapsed layers", of="null"),
     message="the largest singular value of the logit matrix is {value:.3g}, chance {null:.3g} (limit {bound} times "
     "chance): the largest logit reaches {largest_logit:.3g}",
 )
@@ -34,8 +35,14 @@ QK_LOGIT_STD = Metric(
     "Frobenius norm of the logit matrix: the standard deviation of the logits of isotropic tokens of unit rms.",
     better="lower",
     null="Gaussian W_Q and W_K with entries of variance 1/d: 1",
-    warn=Limit("above", 60.0, "provisional: a sound encoder reaches 12; the softmax is frozen beyond √(2 ln T) = 3.7"),
-    error=Limit("above", 120.0, "provisional: ten times the largest of a sound encoder; " + _DIVERGENCE),
+    warn=Limit(
+        "above", 60.0, "zoo: up to 1.5 in sound layers, 12 in a sound encoder, 2,400 and more in collapsed ones"
+    ),
+    error=Limit(
+        "above",
+        120.0,
+        "zoo: 2,400 and more in collapsed layers; ten times the largest of a sound encoder; " + _DIVERGENCE,
+    ),
     message="attention logits of random tokens spread by {value:.3g} nats (limit {bound}, chance {null:.3g}): "
     "the softmax "
     "takes one token whatever the input",
@@ -70,8 +77,9 @@ QK_LOCALISATION = Metric(
     "its logits.",
     better="higher",
     null="Gaussian W_Q and W_K (four seeded draws): about 1 − d_h/(2d)",
-    warn=Limit("below", 0.1, "provisional: heads of a sound encoder lie between 0.5 and 1 of chance", of="null"),
-    error=Limit("below", 0.025, "provisional: one or two directions left of a head of 64", of="null"),
+    warn=Limit(
+        "below", 0.1, "zoo: beyond every healthy model (0.8 and more of chance); 0.5 in a sound encoder", of="null"
+    ),
     message="the logits of this head live in {value:.3g} of its {width} dimensions, chance {null:.3g} (limit "
     "{bound} of "
     "chance)",

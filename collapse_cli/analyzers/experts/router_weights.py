@@ -24,7 +24,7 @@ ROUTER_NORM_CV = Metric(
     "Standard deviation over mean of the row norms.",
     better="lower",
     null=GAUSSIAN + ": 1/√(2d)",
-    warn=Limit("above", 1.5, "provisional: two dead rows in three give 1.4; the router of a sound mixture has 0.08"),
+    warn=Limit("above", 1.5, "zoo: beyond every healthy model (up to 0.13); two dead rows in three give 1.4"),
     message="Row norms spread by {value:.3g} of their mean, {smallest:.3g} to {largest:.3g}; chance gives {null:.3g}.",
 )
 DEAD_ROUTER_SHARE = Metric(
@@ -33,8 +33,7 @@ DEAD_ROUTER_SHARE = Metric(
     "Share of the experts whose row is shorter than a thousandth of the root mean square row.",
     better="lower",
     null=GAUSSIAN + ": 0",
-    warn=Limit("above", 0.0, "provisional: chance gives 0; such a row gives the same logit to every token"),
-    error=Limit("above", 0.25, "provisional: a quarter of the experts cannot react to their input", inclusive=True),
+    warn=Limit("above", 0.0, "definition: such a row gives the same logit to every token; 0 in all healthy models"),
     message="{dead} of {experts} experts have a dead row in the router (first: {indices}): no token can ask for them.",
 )
 ROUTER_MAX_COSINE = Metric(
@@ -50,8 +49,7 @@ DUPLICATE_ROUTER_SHARE = Metric(
     "Share of the experts with a partner whose row is at a cosine of 0.99 or more.",
     better="lower",
     null=GAUSSIAN + ": 0",
-    warn=Limit("above", 0.0, "provisional: chance gives 0; both experts are chosen by the same tokens"),
-    error=Limit("above", 0.5, "provisional: half of the experts cannot be told apart by any token", inclusive=True),
+    warn=Limit("above", 0.0, "definition: both experts are chosen by the same tokens; 0 in all healthy models"),
     message="{duplicates} of {experts} experts share their direction in the router with another (first pair: "
     "{closest}); chance gives none.",
 )
@@ -61,7 +59,7 @@ ROUTER_EFFECTIVE_RANK = Metric(
     "The exponential of the entropy of the energies λ/Σλ of the router.",
     better="higher",
     null=GAUSSIAN,
-    warn=Limit("below", 1.1, "provisional: 98 % of the energy in one direction: all experts are ranked by one number"),
+    warn=Limit("below", 1.1, "zoo: beyond every healthy model (6 and more of 8); 98 % of the energy in one direction"),
     message="The router of {experts} experts acts in {value:.3g} directions; chance gives {null:.3g}.",
 )
 BIAS_SPREAD = Metric("bias_spread", "1", "Largest minus smallest bias of an expert.", better="lower", null="no bias: 0")

@@ -23,8 +23,8 @@ ZERO_ROW_SHARE = Metric(
     "Share of rows that are exactly zero, the padding row left out.",
     better="lower",
     null="Gaussian rows: 0",
-    warn=Limit("above", 0.1, "provisional: reserved rows of public vocabularies make up a few per cent"),
-    error=Limit("above", 0.5, "provisional: most of the table is empty"),
+    warn=Limit("above", 0.1, "zoo: beyond every healthy model (0); reserved rows are a few per cent of a vocabulary"),
+    error=Limit("above", 0.5, "definition: most of the table is empty"),
     message="{zero} of {rows} rows are exactly zero ({value:.3g}, limit {bound}), first row {first}",
 )
 DUPLICATE_ROW_SHARE = Metric(
@@ -33,8 +33,8 @@ DUPLICATE_ROW_SHARE = Metric(
     "Share of rows that are equal, to the byte, to another row that is not zero.",
     better="lower",
     null="Gaussian rows: 0",
-    warn=Limit("above", 0.1, "provisional: reserved rows filled with one value make up a few per cent"),
-    error=Limit("above", 0.5, "provisional: most rows cannot be told from another"),
+    warn=Limit("above", 0.1, "zoo: beyond every healthy model (0); reserved rows with one value are a few per cent"),
+    error=Limit("above", 0.5, "definition: most rows cannot be told from another"),
     message="{duplicates} of {rows} rows are byte-equal to another row ({value:.3g}, limit {bound}), first row {first}",
 )
 UNDERTRAINED_ROW_SHARE = Metric(
@@ -43,8 +43,8 @@ UNDERTRAINED_ROW_SHARE = Metric(
     "Share of rows whose length lies more than six robust standard deviations below the median, on a log scale.",
     better="lower",
     null="Gaussian rows: 0",
-    warn=Limit("above", 0.1, "provisional: ids that never occur are a few per cent of a trained vocabulary"),
-    error=Limit("above", 0.25, "provisional: a quarter of the table was hardly trained"),
+    warn=Limit("above", 0.1, "zoo: 0 in sound tables, 0.2 where a fifth of the ids never occurs"),
+    error=Limit("above", 0.25, "zoo: 0.33 in collapsed tables, 0.2 in mild ones; a quarter was hardly trained"),
     message="{undertrained} of {rows} rows are far shorter than the rest ({value:.3g}, limit {bound}), "
     "first row {first}",
 )
@@ -54,8 +54,7 @@ ANISOTROPY = Metric(
     "Mean cosine between two different rows; 0 without a common direction, 1 when all rows are one direction.",
     better="lower",
     null="uniform directions: 0, with a spread of √(2/(dV(V−1)))",
-    warn=Limit("above", 0.8, "provisional: trained language models are known to lie between 0.1 and 0.5"),
-    error=Limit("above", 0.95, "provisional: less than a twentieth of a row tells it from another"),
+    warn=Limit("above", 0.8, "zoo: beyond every healthy model (0.01); trained language models lie between 0.1 and 0.5"),
     message="the rows form a narrow cone: mean cosine {value:.3g} (limit {bound}, chance 0)",
 )
 TABLE_EFFECTIVE_RANK = Metric(
@@ -64,8 +63,7 @@ TABLE_EFFECTIVE_RANK = Metric(
     "Exponential of the entropy of the covariance eigenvalues of the rows: how many dimensions the table uses.",
     better="higher",
     null="Gaussian rows: m·exp(−m/(2n)), m and n the smaller and larger of rows and dimensions",
-    warn=Limit("below", 0.1, "provisional: trained tables use 0.3 to 0.9 of what chance uses", of="null"),
-    error=Limit("below", 0.025, "provisional: a quarter of the warning limit", of="null"),
+    warn=Limit("below", 0.1, "zoo: beyond every healthy model (0.65 of chance and more)", of="null"),
     message="the table uses {value:.3g} of {features} dimensions (chance {null:.3g}, limit {bound} of it)",
 )
 WASTED_DIMENSION_SHARE = Metric(
@@ -151,9 +149,11 @@ def embedding_table(block: "Block") -> Iterator[Measurement | Skip]:
 
     ## Limits
     Rows of an untied output head that were never seen are not short: they are pushed alike, and only look equal after
-    the mean row is removed. Vocabularies are often padded to a multiple of 64, and reserved rows are counted unless
-    the configuration names them. A token id is not a frequency. Tables that share rows by hashing look duplicated by
-    design. Proof that a row was never trained needs the optimizer state or an earlier checkpoint.
+    the mean row is removed. Rows of a tied table are pushed too, and are not short. Short rows are found against the
+    others: where a third of the rows or more is short, the spread swells and they are missed. Vocabularies are often
+    padded to a multiple of 64, and reserved rows are counted unless the configuration names them. A token id is not a
+    frequency. Tables that share rows by hashing look duplicated by design. Proof that a row was never trained needs the
+    optimizer state or an earlier checkpoint.
     """
     tables = tuple(kernels.frames.without_padding(table, block) for table in block.all(Role.EMBEDDING))
     if block.site.role.kind == "head":

@@ -39,8 +39,18 @@ EFFECTIVE_EXPERTS = Metric(
     "choices",
     "The exponential of the entropy of the loads over k: by how many such choices the experts are used.",
     better="higher",
-    warn=Limit("below", 1.05, "provisional: two experts that share the tokens 99 to 1 give 1.06"),
-    error=Limit("below", 1.0 + 1e-6, "closed form: every token goes to the same k experts"),
+    warn=Limit(
+        "below",
+        0.7,
+        "zoo: .94 of chance and more with a balancing loss, .35 to .57 where a third of the experts can be deleted",
+        of="null",
+    ),
+    error=Limit(
+        "below",
+        1.1,
+        "zoo: 1 to 1.07 where all but the experts of one choice can be deleted, 1.4 and more in mild cases; 1 is that "
+        "every token goes to the same k experts",
+    ),
     null=RANDOM + "(E/k)·exp(−(E−k)/(2Nk))",
     message="{tokens} tokens with {chosen} of {experts} experts each use {value:.4g} choices of experts; chance gives "
     "{null:.3g}. The busiest experts: {busiest}.",

@@ -26,8 +26,12 @@ ROUTER_MARGINAL_ENTROPY = Metric(
     "1",
     "Entropy of the mean probabilities over the logarithm of the number of experts.",
     better="higher",
-    warn=Limit("below", 0.02, "provisional: of 8 experts one then has more than 99 % of the probability"),
-    error=Limit("below", 1e-6, "closed form: one expert for all tokens"),
+    warn=Limit("below", 0.5, "zoo: .99 and more with a balancing loss, .4 and less in collapsed routers"),
+    error=Limit(
+        "below",
+        0.1,
+        "zoo: .001 to .4 in collapsed routers, .5 and more in mild cases; of 8 experts one then has 97 %",
+    ),
     null="equal logits: 1",
     message="Over {tokens} tokens the router gives expert {favourite} {favourite_share:.6g} of the probability, of "
     "{experts} experts: marginal entropy {value:.3g}.",
@@ -37,7 +41,7 @@ ROUTER_INFORMATION = Metric(
     "nats",
     "What the choice of expert says about the token: entropy of the mean less mean entropy.",
     better="higher",
-    warn=Limit("below", 1e-6, "provisional: the probabilities are the same for every token, up to rounding"),
+    warn=Limit("below", 1e-6, "closed form: the probabilities are the same for every token, up to rounding in float32"),
     null="the same logits for every token: 0",
     message="The probabilities of the {experts} experts do not depend on the token: {value:.3g} nats over {tokens} "
     "tokens.",

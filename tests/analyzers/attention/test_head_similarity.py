@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from collapse_cli.analyzers.attention.head_similarity import head_similarity
+from collapse_cli.core.finding import Severity
 from tests.analyzers.attention.maps import drawn, evidence, found, rows, skipped, subject
 
 MASK = torch.arange(14)[None] < torch.tensor([14, 9, 10, 14, 12, 14, 14, 11, 14, 14])[:, None]
@@ -76,9 +77,8 @@ def test_equal_heads_are_one_map() -> None:
     assert values == pytest.approx(
         {"head_correlation": 1.0, "max_head_correlation": 1.0, "head_cosine": 1.0, "effective_heads": 1.0}, abs=1e-9
     )
-    assert [finding.measurement.metric for finding in subject(head_similarity, attention).findings] == [
-        "effective_heads"
-    ]
+    said = {finding.measurement.metric: finding.severity for finding in subject(head_similarity, attention).findings}
+    assert said == {"effective_heads": Severity.ERROR, "max_head_correlation": Severity.WARNING}
     # stored in half precision, rounded alike
     assert found(head_similarity, attention.bfloat16())["effective_heads"] == pytest.approx(1.0, abs=1e-9)
 

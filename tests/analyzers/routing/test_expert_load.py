@@ -147,8 +147,10 @@ def test_few_tokens_and_routers_without_a_choice_are_skipped() -> None:
 
 def test_uneven_loads_are_judged_step_by_step() -> None:
     assert findings(expert_load, chosen(100, 90, 60, 70)) == []
-    assert findings(expert_load, chosen(199, 67, 67, 0)) == [Severity.WARNING]
-    assert findings(expert_load, chosen(995, 5)) == [Severity.WARNING]
+    assert findings(expert_load, chosen(120, 110, 100, 0)) == [Severity.WARNING]
+    assert findings(expert_load, chosen(199, 67, 67, 0)) == [Severity.WARNING, Severity.WARNING]
+    assert findings(expert_load, chosen(930, 70)) == [Severity.WARNING]
+    assert findings(expert_load, chosen(990, 10)) == [Severity.ERROR]
     assert sorted(findings(expert_load, chosen(400, 0))) == sorted([Severity.ERROR, Severity.WARNING])
 
 

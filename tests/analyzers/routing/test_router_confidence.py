@@ -83,7 +83,7 @@ def test_masked_experts_are_no_choice() -> None:
     assert found["router_max_logit"].value == 0.0
 
 
-def test_only_a_router_that_always_decides_alike_is_an_error() -> None:
+def test_only_a_router_that_hardly_ever_decides_otherwise_is_an_error() -> None:
     generator = torch.Generator().manual_seed(0)
     alike = {"router_logits": decided(torch.ones(400).long())}
     assert findings(router_confidence, alike) == [Severity.ERROR, Severity.WARNING]
@@ -92,8 +92,10 @@ def test_only_a_router_that_always_decides_alike_is_an_error() -> None:
     for experts, scale in ((4, 0.02), (64, 0.02), (64, 1.0), (8, 30.0)):
         untrained = scale * torch.randn(10 * experts, experts, generator=generator)
         assert findings(router_confidence, {"router_logits": untrained}) == []
-    nearly = decided((torch.arange(4000) == 7).long(), 60.0)
-    assert findings(router_confidence, {"router_logits": nearly}) == [Severity.WARNING]
+    for every, severity in ((1000, Severity.ERROR), (20, Severity.WARNING)):
+        # H(1/20)/log 4 = .143
+        nearly = decided((torch.arange(4000) % every == 7).long(), 60.0)
+        assert findings(router_confidence, {"router_logits": nearly}) == [severity]
 
 
 def test_constant_logits_have_no_correlation_and_few_tokens_are_skipped() -> None:
