@@ -52,4 +52,4 @@ def test_two_points_are_found_for_a_representation_and_their_merged_classes_for_
     rows = centres + 1e-3 * torch.randn(1000, 64, generator=generator)
     assert "rankme/rankme_share" in errors(scanned(tmp_path, intent="representation", features=rows))
     judged = scanned(tmp_path, intent="classifier", features=rows, labels=labels)
-    assert "variability/merged_pairs" in errors(judged)
+    assert "variability/merged_classes" in errors(judged)

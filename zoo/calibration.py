@@ -102,20 +102,11 @@ def _calibration(
 ) -> Calibration:
     limit = metric.error or metric.warn
     assert limit is not None  # noqa: S101
-    groups: dict[tuple[str, str], list[float]] = {}
-    signs = set()
-    for row, table in zip(rows, tables, strict=True):
-        group = _group(row, rule, limit)
-        found = table.get((rule, limit.of))
-        if group is None or found is None:
-            continue
-        if group == "collapsed":
-            signs.add(row.case.kind)
-        groups.setdefault((group, row.case.split), []).append(found[0] if limit.side == "below" else found[1])
-    of = {key: np.asarray(values) for key, values in groups.items()}
-    none = np.empty(0)
-    healthy, collapsed = (of.get((group, "calibration"), none) for group in ("healthy", "collapsed"))
-    held_healthy, held_collapsed = (of.get((group, "held-out"), none) for group in ("healthy", "collapsed"))
+    of, signs = _grouped(rule, limit, rows, tables)
+    # a warning may be so many times the null where the error is a closed form of the value
+    of_warn = of if metric.warn is None or metric.warn.of == limit.of else _grouped(rule, metric.warn, rows, tables)[0]
+    healthy, collapsed = (of[group, "calibration"] for group in ("healthy", "collapsed"))
+    held_healthy, held_collapsed = (of[group, "held-out"] for group in ("healthy", "collapsed"))
     chosen, low, high = _chosen(healthy, collapsed, limit.side, random)
     return Calibration(
         rule=rule,
@@ -134,11 +125,30 @@ def _calibration(
         low=low,
         high=high,
         healthy_models=len(held_healthy),
-        healthy_warned=_beyond(held_healthy, metric.warn),
+        healthy_warned=_beyond(of_warn["healthy", "held-out"], metric.warn),
         healthy_failed=_beyond(held_healthy, metric.error),
         collapsed_models=len(held_collapsed),
         collapsed_failed=_beyond(held_collapsed, metric.error),
     )
+
+
+def _grouped(
+    rule: str, limit: Limit, rows: Sequence[Row], tables: Sequence[dict[tuple[str, str], tuple[float, float]]]
+) -> tuple[dict[tuple[str, str], Values], set[str]]:
+    """The worst value of each model by group and half, and the kinds that the rule is a sign of."""
+    found: dict[tuple[str, str], list[float]] = {
+        (group, half): [] for group in ("healthy", "collapsed") for half in ("calibration", "held-out")
+    }
+    signs = set()
+    for row, table in zip(rows, tables, strict=True):
+        group = _group(row, rule, limit)
+        ends = table.get((rule, limit.of))
+        if group is None or ends is None:
+            continue
+        if group == "collapsed":
+            signs.add(row.case.kind)
+        found[group, row.case.split].append(ends[0] if limit.side == "below" else ends[1])
+    return {key: np.asarray(values) for key, values in found.items()}, signs
 
 
 def _group(row: Row, rule: str, limit: Limit) -> str | None:

@@ -201,7 +201,7 @@ CAUSES: Final = (
         ("cross-correlation/*", "variance-covariance/*", "rankme/*"),
         "subject",
     ),
-    Cause("class-collapse", "Classes merged", ("variability/merged_pairs", "class-means/*"), _FEATURES, "onward"),
+    Cause("class-collapse", "Classes merged", ("variability/merged_classes", "class-means/*"), _FEATURES, "onward"),
     Cause(
         "dimensional-collapse",
         "Dimensional collapse of the features",

@@ -32,7 +32,7 @@ class ClassPairs:
     """CDNV over pairs of classes: means with exponents 1 and 2, the largest and where, and pairs that have merged.
 
     `coincident` pairs have equal means to rounding and are in no ratio. `merged` of the `mergeable` pairs with 20 rows
-    each have means closer than 3 standard errors. Without `is_exhaustive` the means are of `compared` seeded pairs, the
+    each have means closer than 3 standard errors, and `merged_classes` of the `mergeable_classes` are in one. Without `is_exhaustive` the means are of `compared` seeded pairs, the
     rest of every class and its nearest other.
     """
 
@@ -46,6 +46,8 @@ class ClassPairs:
     mergeable: int
     merged: int
     first_merged: tuple[int, int] | None
+    mergeable_classes: int
+    merged_classes: int
 
 
 def class_pairs(found: Classes, dimension: float, *, generator: torch.Generator) -> ClassPairs:
@@ -59,6 +61,7 @@ def class_pairs(found: Classes, dimension: float, *, generator: torch.Generator)
     total = legacy = 0.0
     largest, largest_at, first_merged = -1.0, (0, 0), None
     noise = found.variances / (found.counts - 1)
+    has_merged = torch.zeros(found.count, dtype=torch.bool)
     for first, second, squares in _pairs(found.means, generator):
         ratios, is_apart = _ratios(found, first, second, squares)
         compared += first.numel()
@@ -77,6 +80,8 @@ def class_pairs(found: Classes, dimension: float, *, generator: torch.Generator)
         is_merged = is_large & (~is_apart | (squares - expected < slack * expected))
         mergeable += int(is_large.sum())
         merged += int(is_merged.sum())
+        has_merged[first[is_merged]] = True
+        has_merged[second[is_merged]] = True
         if first_merged is None and bool(is_merged.any()):
             place = is_merged.nonzero().flatten()[0]
             first_merged = (int(first[place]), int(second[place]))
@@ -92,6 +97,8 @@ def class_pairs(found: Classes, dimension: float, *, generator: torch.Generator)
         mergeable,
         merged,
         first_merged,
+        int((found.counts >= MERGE_ROWS).sum()),
+        int(has_merged.sum()),
     )
 
 

@@ -36,7 +36,7 @@ LORA_EFFECTIVE_RANK = Metric(
     "The exponential of the entropy of the energies λ/Σλ of the update.",
     better="higher",
     null=GAUSSIAN,
-    warn=Limit("below", 1.5, "convention: loraspectra calls such a layer dead"),
+    warn=Limit("below", 1.5, "zoo: beyond every healthy adapter, 1.87 or more; loraspectra calls such a layer dead"),
     message="The update of rank {rank} acts in {value:.3g} directions (limit {bound}); Gaussian factors in {null:.3g}.",
 )
 LORA_PARTICIPATION_RATIO = Metric(
@@ -88,12 +88,12 @@ def healthy() -> Example:
 
 
 def collapsed() -> Example:
-    """A second factor whose eight columns are all the same: one direction."""
+    """A second factor that hardly left zero, and whose eight columns are all the same: one direction."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
     first = torch.randn(8, 96, generator=generator) / 8
-    return _adapter(first, 0.01 * torch.randn(64, 1, generator=generator).repeat(1, 8))
+    return _adapter(first, 5e-4 * torch.randn(64, 1, generator=generator).repeat(1, 8))
 
 
 @block_analyzer(

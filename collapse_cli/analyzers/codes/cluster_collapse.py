@@ -21,7 +21,12 @@ MARGINAL_ENTROPY = Metric(
     "1",
     "Entropy of the mean assignment over log K.",
     better="higher",
-    warn=Limit("below", 0.02, "provisional: of two clusters one then holds 99.8 %, of a thousand 98 %"),
+    warn=Limit(
+        "below",
+        0.02,
+        "zoo: 0.98 in balanced clusterings, 0.27 or more with three of them left, 0.001 with one; of two clusters one "
+        "then holds 99.8 %",
+    ),
     null="clusters of equal size: 1",
     message="{rows} rows give nearly everything to one of {clusters} clusters: marginal entropy {value:.3g} of the "
     "largest possible.",
@@ -43,9 +48,15 @@ USED_CLUSTERS = Metric(
     "clusters",
     "Number of clusters that are the first choice of some row.",
     better="higher",
+    warn=Limit(
+        "below",
+        0.4,
+        "zoo: all of 20 in balanced clusterings, 3 to 6 where half of the classes or more are lost",
+        of="null",
+    ),
     error=Limit("below", 2.0, "closed form: one cluster"),
     null="rows that choose at random: K(1 − (1 − 1/K)^N)",
-    message="All {rows} rows choose one of {clusters} clusters (number {largest}).",
+    message="The first choices of {rows} rows fall on {value:.0f} of {clusters} clusters, most on number {largest}.",
 )
 LARGEST_SHARE = Metric(
     "largest_share",

@@ -75,7 +75,6 @@ GROUP_SHRINKAGE = Metric(
     "group_shrinkage",
     "1",
     "The mean distance within the most contracted group, after over before, relative to that of all rows.",
-    warn=Limit("below", 0.4, "convention: a concept that keeps less than half of its relative width is narrowing"),
     null="1: all groups change as all rows do",
     message="Group {group} keeps {value:.3g} of its width relative to all rows; the median of {groups} groups keeps "
     "{median:.3g}.",

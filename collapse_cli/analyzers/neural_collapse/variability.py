@@ -47,13 +47,28 @@ MERGED_PAIRS = Metric(
     "Pairs of classes of at least 20 rows each whose means differ by less than three standard errors.",
     better="lower",
     null=f"{RANDOM_LABELS}: all pairs",
-    error=Limit(
+)
+MERGED_CLASSES = Metric(
+    "merged_classes",
+    "1",
+    "Share of the classes of at least 20 rows whose mean differs from that of another class by less than three "
+    "standard errors.",
+    better="lower",
+    null=f"{RANDOM_LABELS}: all classes",
+    warn=Limit(
         "above",
-        0.0,
-        "closed form: two means within 3 standard errors are what two samples of one class would have",
+        0.25,
+        "zoo: beyond every sound or untrained model; two of ten classes may have one mean in the pixels already",
         intent=frozenset({"classifier"}),
     ),
-    message="{value:.0f} of {mergeable} pairs of classes have equal means within three standard errors, first "
+    error=Limit(
+        "above",
+        0.5,
+        "zoo: all of the classes where superclasses were taught; a half cannot be told from another then",
+        intent=frozenset({"classifier"}),
+        inclusive=True,
+    ),
+    message="{merged} of {mergeable} classes have the mean of another one within three standard errors, first "
     "{first_pair}.",
 )
 
@@ -88,7 +103,7 @@ def collapsed() -> Example:
     name="variability",
     family="neural-collapse",
     title="Within-class variability",
-    metrics=(NC1, NC1_QUOTIENT, CDNV, CDNV_LEGACY, CDNV_MAX, MERGED_PAIRS),
+    metrics=(NC1, NC1_QUOTIENT, CDNV, CDNV_LEGACY, CDNV_MAX, MERGED_PAIRS, MERGED_CLASSES),
     accepts=on.points("features", "labels", says="hook points with features and labels"),
     needs=("class_moments",),
     remedy="For transfer take an earlier layer, train with mixup or with a term that keeps subspaces or neighbourhoods "
@@ -115,7 +130,7 @@ def collapsed() -> Example:
     ),
     examples={"healthy": healthy, "collapsed": collapsed},
     unmoved_by=("samples_permuted", "features_rotated", "scaled", "shifted"),
-    unmoved_metrics=("nc1", "nc1_quotient", "cdnv", "cdnv_max", "merged_pairs"),
+    unmoved_metrics=("nc1", "nc1_quotient", "cdnv", "cdnv_max", "merged_pairs", "merged_classes"),
 )
 def variability(point: "Activations") -> Iterator[Measurement | Skip]:
     """Have the rows of a class shrunk onto their mean, and are any two classes no longer told apart?
@@ -130,7 +145,9 @@ def variability(point: "Activations") -> Iterator[Measurement | Skip]:
     Training moves them over decades, so compare logarithms. `nc1` weighs each direction of the class means by itself,
     so that one badly separated pair is enough to make it large; `nc1_quotient` and `cdnv` are averages, and `cdnv_max`
     names the worst pair in its evidence. `merged_pairs` are pairs whose means are as close as those of two samples of
-    one class: an error for a classifier, and never good.
+    one class, and `merged_classes` the classes in one: never good, and an error for a classifier that cannot tell half
+    of its classes from another. One pair may be alike in the input already: features of a network that was never
+    trained have such pairs.
 
     ## Limits
     `nc1` sees only the directions in which class means differ; spread orthogonal to them is in the quotient. Classes
@@ -160,11 +177,13 @@ def variability(point: "Activations") -> Iterator[Measurement | Skip]:
         labels = [int(found.labels[place]) for place in pairs.largest_at]
         yield CDNV_MAX.at(site, pairs.largest, null, closest_pair=labels, **facts)
     if pairs.mergeable == 0:
-        yield skip(site, f"merged_pairs: fewer than 2 classes with {kernels.class_pairs.MERGE_ROWS} rows")
+        yield skip(site, f"merged_pairs, merged_classes: fewer than 2 classes with {kernels.class_pairs.MERGE_ROWS} rows")
         return
     first = pairs.first_merged
     named = [int(found.labels[place]) for place in first] if first else []
     yield MERGED_PAIRS.at(site, pairs.merged, pairs.mergeable, mergeable=pairs.mergeable, first_pair=named, **facts)
+    merged, classes = pairs.merged_classes, pairs.mergeable_classes
+    yield MERGED_CLASSES.at(site, merged / classes, 1.0, merged=merged, mergeable=classes, first_pair=named, **facts)
 
 
 def _pooled(point: "Activations", facts: dict[str, Any]) -> Iterator[Measurement | Skip]:

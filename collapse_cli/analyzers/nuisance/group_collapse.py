@@ -27,7 +27,14 @@ GROUP_PURITY_LIFT = Metric(
     "1",
     "The share of the 10 nearest rows from the same group, above chance and over the most that is possible.",
     better="lower",
+    warn=Limit(
+        "above",
+        0.25,
+        "zoo: 0.04 to 0.08 in healthy codes, 0.32 to 0.57 where another scanner costs half of the accuracy, 1 beyond",
+        intent=frozenset({"representation"}),
+    ),
     null=f"0: {SHUFFLED}",
+    message="Neighbours come from the same one of {groups} groups: purity lift {value:.3g}, chance 0, at most 1.",
 )
 LABEL_PURITY_LIFT = Metric(
     "label_purity_lift",
@@ -51,7 +58,11 @@ GROUP_MINUS_LABEL = Metric(
     "1",
     "The purity lift of groups less that of classes.",
     better="lower",
-    error=Limit("above", 0.9, "provisional: neighbours share nearly always the group and hardly ever the class"),
+    error=Limit(
+        "above",
+        0.5,
+        "zoo: −0.5 or less in healthy codes, −0.1 to 0.2 in mild ones, 0.7 where a readout fails on a new scanner",
+    ),
     null="0: neighbours tell as little, or as much, of the group as of the class",
     message="Features cluster by group and not by class: purity lift {group_lift:.3g} for {groups} groups, "
     "{label_lift:.3g} for {classes} classes.",

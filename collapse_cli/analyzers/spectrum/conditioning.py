@@ -24,7 +24,6 @@ BELOW_FLOOR_SHARE = Metric(
     "The share of singular values that rounding to the stored precision could have made.",
     better="lower",
     warn=Limit("above", 0.5, "zoo: 0.54 in layers grown fourfold by copying, 0 in healthy ones"),
-    error=Limit("above", 0.9, "zoo: 0.98 and more in layers with one weight or none left, 0 in healthy ones"),
     null="none",
     message="{below} of {side} singular values are not above rounding: these directions carry nothing.",
 )

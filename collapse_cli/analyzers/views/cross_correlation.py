@@ -45,10 +45,10 @@ OFF_DIAGONAL_EXCESS = Metric(
     better="lower",
     warn=Limit(
         "above",
-        0.3,
-        "provisional: Gaussian rows in k directions have 1/k, so three; trained embeddings stay below 0.1",
+        0.55,
+        "zoo: beyond every healthy model, at most 0.5; random vectors of two directions have ½ on average",
     ),
-    error=Limit("above", 0.6, "provisional: Gaussian rows in k directions have 1/k, so fewer than two"),
+    error=Limit("above", 0.6, "closed form: 1/k in k directions, so fewer than two"),
     null="independent dimensions",
     message="The dimensions repeat each other: their squared correlation is {value:.2g}, as if {width} were "
     "{directions:.2g}.",
@@ -65,7 +65,12 @@ DEAD_DIMS = Metric(
     "1",
     "Share of the dimensions whose variance in a view is at most the ε of batch normalisation, 1e-5.",
     better="lower",
-    warn=Limit("above", 0.9, "provisional: nine dimensions in ten carry nothing to the loss", inclusive=True),
+    warn=Limit(
+        "above",
+        0.9,
+        "zoo: no dead dimension in healthy embeddings, all of them in completely collapsed ones",
+        inclusive=True,
+    ),
     null="every dimension alive",
     message="{count} of {width} dimensions are dead: their variance is at most 1e-5.",
 )

@@ -39,7 +39,18 @@ MRR = Metric(
     "1",
     "Mean reciprocal rank of the transformed view among all views of its object, by distance to the prediction.",
     better="higher",
+    warn=Limit(
+        "below", 1.4, "zoo: 2.6 times chance in healthy models, 1.2 where half of the motion is lost", of="null"
+    ),
+    error=Limit(
+        "below",
+        1.08,
+        "zoo: at most 1.03 times chance where the motion cannot be read, 1.17 where half is lost",
+        of="null",
+    ),
     null=RANDOM_PLACE,
+    message="The predictor hardly uses the transformation: the transformed view has a mean reciprocal rank of "
+    "{value:.3g} among the views of its object, {null:.3g} by chance.",
 )
 MRR_Z = Metric(
     "mrr_z",

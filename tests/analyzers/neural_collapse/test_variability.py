@@ -77,6 +77,7 @@ def test_two_means_that_nearly_meet() -> None:
     assert got["cdnv_max"].evidence["closest_pair"] == [2, 3]
     assert got["merged_pairs"].value == 1
     assert got["merged_pairs"].evidence["first_pair"] == [2, 3]
+    assert got["merged_classes"].value == 0.5
 
 
 @pytest.mark.parametrize("sizes", [[20] * 10, [10, 40, 100, 400], [12] * 60])
@@ -113,12 +114,13 @@ def test_degenerate_dumps_are_skipped_or_merged() -> None:
     # 0.1 is no binary fraction, so a mean of it rounds
     equal = measured(variability, features=torch.full((90, 4), 0.1, dtype=torch.float64), labels=labels)
     assert found(equal)["merged_pairs"].value == 3
-    assert set(found(equal)) == {"merged_pairs"}
+    assert found(equal)["merged_classes"].value == 1
+    assert set(found(equal)) == {"merged_pairs", "merged_classes"}
     points = measured(variability, features=torch.eye(3)[labels], labels=labels)
     got = {name: one.value for name, one in found(points).items()}
     assert got == pytest.approx(dict.fromkeys(got, 0.0), abs=1e-15)
     few = measured(variability, features=torch.randn(36, 4), labels=torch.arange(36) % 3)
-    assert "merged_pairs: fewer than 2 classes with 20 rows" in [skip.reason for skip in few.skips]
+    assert "merged_pairs, merged_classes: fewer than 2 classes with 20 rows" in [skip.reason for skip in few.skips]
 
 
 def test_pairs_of_very_many_classes_are_drawn_and_the_nearest_searched(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,14 +43,13 @@ def test_graded_matrix_needs_the_refined_values() -> None:
 def test_lost_directions_are_counted_and_judged() -> None:
     metric = conditioning.manual.metric("below_floor_share")
     assert metric.warn is not None
-    assert metric.error is not None
     for dtype in (torch.float32, torch.bfloat16):
         product = (gaussian(64, 4) @ gaussian(4, 96, seed=1)).to(dtype)
         found = at(conditioning.run(weight(product)))
         share = found["below_floor_share", "w"]
         assert share.value == 60 / 64
         assert (share.evidence["below"], share.evidence["side"]) == (60, 64)
-        assert metric.error.is_crossed(share.value, share.null)
+        assert metric.warn.is_crossed(share.value, share.null)
         condition = found["log10_condition", "w"]
         assert condition.evidence["relation"] == "≥"
         largest = np.linalg.norm(product.double().numpy(), 2)
