@@ -10,8 +10,8 @@ from collapse_cli.core.finding import Severity
 from collapse_cli.core.metric import Limit
 from collapse_cli.core.policy import Accept, Allowance, Comparison, Override, Policy
 from collapse_cli.decision import Decision, Measured, decide
-from collapse_cli.errors import BadPolicy
 from collapse_cli.diagnosis import diagnosed
+from collapse_cli.errors import BadPolicy
 from collapse_cli.judge import judge
 from collapse_cli.regression import Release
 from tests.reports import LAW, RANK, ratio, report, subject

@@ -32,8 +32,8 @@ class ClassPairs:
     """CDNV over pairs of classes: means with exponents 1 and 2, the largest and where, and pairs that have merged.
 
     `coincident` pairs have equal means to rounding and are in no ratio. `merged` of the `mergeable` pairs with 20 rows
-    each have means closer than 3 standard errors, and `merged_classes` of the `mergeable_classes` are in one. Without `is_exhaustive` the means are of `compared` seeded pairs, the
-    rest of every class and its nearest other.
+    each have means closer than 3 standard errors, and `merged_classes` of the `mergeable_classes` are in one. Without
+    `is_exhaustive` the means are of `compared` seeded pairs, the rest of every class and its nearest other.
     """
 
     compared: int

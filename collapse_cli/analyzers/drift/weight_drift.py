@@ -38,7 +38,11 @@ STUCK_CODE_SHARE = Metric(
     "1",
     "The share of the codes of a codebook that are the same to the bit while others moved.",
     better="lower",
-    warn=Limit("above", 0.9, "convention: nine codes of ten never received an update while the codebook trained"),
+    warn=Limit(
+        "above",
+        0.9,
+        "zoo: beyond every sound run, none of whose codes is stuck; here nine of ten never received an update",
+    ),
     null="no code of a codebook that trains stays as it was",
     message="{stuck} of {rows} codes are the same to the bit as before, although the others moved.",
 )
@@ -56,7 +60,7 @@ STRAGGLER_SCORE = Metric(
     warn=Limit(
         "above",
         20.0,
-        "convention: 150 times the median change of its role where these agree, more where they do not",
+        "zoo: beyond every sound run, 5 at most; 150 times the median change of its role where these agree",
     ),
     null="the median of the weights of its role",
     message="Moved {factor:.3g} times as far as the median of the {sites} weights of role {role} that moved.",

@@ -45,7 +45,7 @@ ORDINALITY_Z = Metric(
     warn=Limit(
         "below",
         1.0,
-        "zoo: beyond every healthy model, untrained ones read 1.3 and more; unrelated features stay about 0",
+        "closed form: features unrelated to the targets stay about 0; untrained networks of the zoo read 1.3 and more",
         inclusive=True,
     ),
     message="Distances between features do not follow those between targets: rank correlation {correlation:.3g}, "

@@ -177,7 +177,9 @@ def variability(point: "Activations") -> Iterator[Measurement | Skip]:
         labels = [int(found.labels[place]) for place in pairs.largest_at]
         yield CDNV_MAX.at(site, pairs.largest, null, closest_pair=labels, **facts)
     if pairs.mergeable == 0:
-        yield skip(site, f"merged_pairs, merged_classes: fewer than 2 classes with {kernels.class_pairs.MERGE_ROWS} rows")
+        yield skip(
+            site, f"merged_pairs, merged_classes: fewer than 2 classes with {kernels.class_pairs.MERGE_ROWS} rows"
+        )
         return
     first = pairs.first_merged
     named = [int(found.labels[place]) for place in first] if first else []

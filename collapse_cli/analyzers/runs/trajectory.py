@@ -22,7 +22,11 @@ NORM_SPIKE = Metric(
     "1",
     "The longest step over the median step; where the intervals differ, per interval if that is less.",
     better="lower",
-    warn=Limit("above", 100.0, "convention: warm-up and decay spread the steps of a run over one to two decades"),
+    warn=Limit(
+        "above",
+        100.0,
+        "zoo: beyond every sound run, 3 at most; warm-up and decay spread the steps of a run over one to two decades",
+    ),
     null="all steps equally long",
     message="The step to {member} is {value:.3g} times as long as the median step.",
 )
@@ -59,7 +63,11 @@ OUTLIER_GAP = Metric(
     "1",
     "The median of these shares over the other descendants, minus the least.",
     better="lower",
-    warn=Limit("above", 0.7, "convention: more than seven tenths of the others' changes are shared, and not of this"),
+    warn=Limit(
+        "above",
+        0.7,
+        "zoo: beyond every sound pool, 0.1 at most; seven tenths of the others' changes are shared, not of this",
+    ),
     null="all descendants alike",
     message="{member} shares {least:.2g} of its change with the other {others} descendants, which share {median:.2g}.",
 )

@@ -28,7 +28,11 @@ LONGEST_EXCESS = Metric(
     "1",
     "The mean cosine of two of the longest inputs beyond what pooling of so many tokens gives.",
     better="lower",
-    warn=Limit("above", 0.5, "Zhou et al. 2025 show the effect and give no figure; topics of long texts explain tenths, not half of the range"),
+    warn=Limit(
+        "above",
+        0.5,
+        "Zhou et al. 2025 show the effect and give no figure; topics of long texts explain tenths of the range",
+    ),
     null=POOLING,
     message="The longest inputs ({longest:.0f} tokens) crowd together: mean cosine {cosine:.3g}, {value:.2g} beyond "
     "the {null_cosine:.3g} that pooling alone gives; the shortest ({shortest:.0f} tokens) have {first_cosine:.3g}.",
