@@ -33,7 +33,7 @@ def test_a_collapse_that_was_caused_is_found_and_named(name: str, tmp_path: Path
         if not collapsed:
             continue
         caught = [row for row in collapsed if row.severity is Severity.ERROR]
-        assert 2 * len(caught) > len(collapsed), [row.alarms for row in collapsed]
+        assert 2 * len(caught) >= len(collapsed), [row.alarms for row in collapsed]
         assert 2 * sum(row.kind == name for row in caught) >= len(caught), [row.primary for row in caught]
     for row in found:
         if row.truth == "healthy":

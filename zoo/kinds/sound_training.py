@@ -27,19 +27,19 @@ class _Quantized(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(wide, _WIDTH) for wide in (pixels, *[_WIDTH] * 5))
         self.head = nn.Linear(_WIDTH, 10)
-        self.quantizer = nn.Module()
         if has_codebook:
-            self.quantizer.embedding = nn.Embedding(_CODES, _WIDTH)
+            self.quantizer = nn.ModuleDict({"embedding": nn.Embedding(_CODES, _WIDTH)})
         self.commitment = torch.zeros(())
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits; what the quantiser asks for is left in `commitment`."""
         first, second, *others = self.layers
         z = second(functional.relu(first(x)))
-        if hasattr(self.quantizer, "embedding"):
-            near = self.quantizer.embedding(torch.cdist(z.detach(), self.quantizer.embedding.weight).argmin(1))
+        codes = dict(self.named_parameters()).get("quantizer.embedding.weight")
+        if codes is not None:
+            near = codes[torch.cdist(z.detach(), codes).argmin(1)]
             # every code is drawn to encodings as well, so that none is left behind
-            distances = torch.cdist(self.quantizer.embedding.weight, z.detach()).amin(1).square().mean()
+            distances = torch.cdist(codes, z.detach()).amin(1).square().mean()
             self.commitment = functional.mse_loss(z, near.detach()) + functional.mse_loss(near, z.detach()) + distances
             z = z + (near - z).detach() * 0.5
         for layer in others:

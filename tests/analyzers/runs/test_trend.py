@@ -62,7 +62,7 @@ def findings(analysis: Analysis) -> list[tuple[str, str, str]]:
     return [(f.measurement.metric, f.measurement.site, f.message) for f in judged.findings]
 
 
-RANK = "effective-rank/effective_rank_lambda"
+RANK = "effective-rank/effective_rank_sigma"
 WIGGLE = [0.01 * math.sin(2.3 * place * place) for place in range(40)]
 
 
@@ -125,7 +125,7 @@ def test_a_limit_that_is_crossed_is_a_finding_with_the_step_since_when() -> None
 
 
 def test_limits_against_the_null_and_the_crossing_of_the_line() -> None:
-    limit = next(m for m in MANUALS if m.name == "effective-rank").metric("effective_rank_lambda").error
+    limit = next(m for m in MANUALS if m.name == "effective-rank").metric("effective_rank_sigma").error
     assert limit is not None
     assert limit.of == "null"
     bound = limit.bound * 60.0
