@@ -34,6 +34,8 @@ _LIMITS = """
   half of its gain need not look different. Tables with more than four rows in ten untrained, and tied ones, hide their untrained rows.
 - Recipes were tuned on outcomes, in both halves, until the levels came out as meant; limits were chosen on calibration models and on healthy ones.
   In *minority-collapse*, *merge-interference*, *overconfidence* and *embedding-degeneration* a recipe or a band was changed after a first scan.
+- After the held-out half had been looked at, `cross-correlation/off_diagonal_excess` was loosened and `variability/merged_classes` took the place of
+  `merged_pairs`, both for false alarms on sound or untrained models, and the cause *codebook-collapse* was put before *layer-collapse*.
 - Some outcomes lie near what is measured: rows left with a gradient (*softmax-collapse*), latents whose removal changes anything (*dead-latents*),
   neighbours after rounding (*complete-collapse*), neighbours before and after (*representation-drift*). Their rates are weak evidence.
 - Untrained classifiers that answer one class for all inputs are told so, and are no controls here. Length collapse has no kind.
