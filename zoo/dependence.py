@@ -76,17 +76,17 @@ def _of_model(folder: Path, kind: Kind, named: tuple[str, View], judged: Mapping
     if not (folder / name / "dump.index.json").exists():
         return
     truth: Truth = json.loads((folder / "truth.json").read_text(encoding="utf-8"))["truth"]
-    whole = _worst(measured(folder, name, view), judged)
+    subject = measured(folder, name, view)
+    whole, beyond = _worst(subject, judged), _beyond(subject, judged, view)
     for which, factor in REDUCTIONS:
         reduced = _reduced(folder, named, which, factor)
         if reduced is None:
             continue
+        crossing = _beyond(reduced, judged, view) - beyond
         for rule, value in _worst(reduced, judged).items():
-            if rule not in whole:
-                continue
-            ratio = value / whole[rule] if whole[rule] else None
-            crosses = _is_beyond(judged[rule], value, view) and not _is_beyond(judged[rule], whole[rule], view)
-            yield Dependence(rule, kind.name, truth, which, factor, ratio, crosses)
+            if rule in whole:
+                ratio = value / whole[rule] if whole[rule] else None
+                yield Dependence(rule, kind.name, truth, which, factor, ratio, rule in crossing)
 
 
 def _reduced(folder: Path, named: tuple[str, View], which: Which, factor: float) -> Subject | None:
@@ -183,11 +183,16 @@ def _worst(subject: Subject, judged: Mapping[str, Metric]) -> dict[str, float]:
     return found
 
 
-def _is_beyond(metric: Metric, value: float, view: View) -> bool:
-    """Whether a value, ÷ null where so stated, lies beyond a limit that holds for the intent of the view."""
-    limits: list[Limit] = [one for one in (metric.warn, metric.error) if one]
-    return any(
-        one.is_crossed(value, 1.0)
-        for one in limits
-        if one.intent is None or (view.intent and view.intent in one.intent)
-    )
+def _beyond(subject: Subject, judged: Mapping[str, Metric], view: View) -> set[str]:
+    """The rules with a value beyond a limit that holds for the intent of the view."""
+    return {
+        one.rule
+        for one in subject.measurements
+        for limit in _limits(judged.get(one.rule), view)
+        if limit.is_crossed(one.value, one.null)
+    }
+
+
+def _limits(metric: Metric | None, view: View) -> list[Limit]:
+    both = (metric.warn, metric.error) if metric else ()
+    return [one for one in both if one and (one.intent is None or view.intent in one.intent)]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
+from statistics import median
 
 from zoo.accuracy import KindAccuracy, Share
 from zoo.calibration import Calibration, Spread
@@ -223,8 +223,4 @@ def _percent(share: float) -> str:
 
 
 def _median(values: Sequence[float]) -> str:
-    if not values:
-        return ""
-    ordered = sorted(values)
-    middle = ordered[len(ordered) // 2]
-    return f"{middle:.2f}" if math.isfinite(middle) else ""
+    return f"{median(values):.2f}" if values else ""
